@@ -1,0 +1,61 @@
+# The commands of everyday work. `make` lists them.
+#
+# Everything that needs RabbitMQ or PostgreSQL runs under deploy/dev/with-services, which installs what is missing, starts
+# private instances on free ports with their data under target/, and leaves nothing running.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO_DENY_VERSION := 0.20.2
+with_services := deploy/dev/with-services
+
+.PHONY: help demo test soak bench lint fmt clippy deny clean ready build
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ready ## play a class through the whole pipeline, and say what came of it
+	cargo build --workspace --bins
+	$(with_services) sh -c 'exec target/debug/rollcall demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
+
+test: ready build ## run every test (the long fault runs are `make soak`)
+	$(with_services) cargo test --workspace
+
+soak: ready build ## run the long fault tests
+	$(with_services) cargo test -p rollcall-tests -- --ignored
+
+bench: ready ## measure throughput and memory
+	deploy/dev/install curl time
+	cargo build --release --workspace
+	$(with_services) target/release/rollcall-bench
+
+lint: fmt clippy deny ## check formatting, clippy and the dependencies
+
+fmt: cargo
+	cargo fmt --all --check
+
+clippy: ready
+	cargo clippy --workspace --all-targets -- -D warnings
+
+# The one that is installed, or else one of our own.
+deny: ready
+	@command -v cargo-deny >/dev/null || [[ -x target/tools/bin/cargo-deny ]] || \
+		cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root target/tools
+	PATH="$$PATH:$$PWD/target/tools/bin" cargo deny check --hide-inclusion-graph bans licenses sources
+
+clean: ## remove everything that was built
+	cargo clean
+
+# The tests spawn the programs from target/debug.
+build: ready
+	cargo build --workspace --bins
+
+.PHONY: cargo
+cargo:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs, then run make again' >&2; exit 1; }
+
+# What a build and a run need; those that are there cost nothing.
+ready: cargo
+	@deploy/dev/install rabbitmq postgresql ffmpeg cc

@@ -1,0 +1,270 @@
+# shellcheck shell=bash
+#
+# What deploy/dev/install, rabbitmq, postgres and with-services share: finding the programs, free ports, and
+# processes that are known by more than their number.
+#
+# Usage: . "$(dirname "$(readlink -f "$0")")/lib.sh" (bash, under `set -euo pipefail`).
+#
+# An instance lives in a directory of its own, DIR:
+#   DIR/kind        "rabbitmq" or "postgres"
+#   DIR/how         "native" or "docker", decided by the first start
+#   DIR/port        the port on 127.0.0.1, kept for every later start
+#   DIR/url         what a client connects to
+#   DIR/pid         process id of the server (native); DIR/pid.born tells it from a later process of the same number
+#   DIR/log/        what the server had to say
+
+say() { printf '%s: %s\n' "deploy/dev/${0##*/}" "$*" >&2; }
+die() {
+	say "$*"
+	exit 1
+}
+
+# An absolute path for a directory that may not exist yet.
+absolute() {
+	case $1 in
+	/*) printf '%s\n' "$1" ;;
+	*) printf '%s/%s\n' "$PWD" "$1" ;;
+	esac
+}
+
+# ---- programs -------------------------------------------------------------------------------------------------------
+
+# The server script itself: the one in /usr/sbin insists on becoming the user rabbitmq.
+find_rabbitmq() {
+	local candidate
+	command -v erl >/dev/null || return 1
+	for candidate in /usr/lib/rabbitmq/bin/rabbitmq-server /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server; do
+		if [[ -x $candidate ]]; then
+			printf '%s\n' "$candidate"
+			return 0
+		fi
+	done
+	candidate=$(command -v rabbitmq-server) || return 1
+	# A wrapper that changes the user is of no use; a plain installation has rabbitmq-env beside the script.
+	candidate=$(readlink -f "$candidate")
+	[[ -x ${candidate%/*}/rabbitmq-env ]] || return 1
+	printf '%s\n' "$candidate"
+}
+
+# The directory with PostgreSQL's server programs: Debian keeps them off the PATH, one directory for each version.
+find_postgresql() {
+	local newest found
+	newest=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -rV | head -n 1)
+	if [[ -x $newest && -x ${newest%/*}/initdb ]]; then
+		printf '%s\n' "${newest%/*}"
+		return 0
+	fi
+	found=$(command -v postgres) || return 1
+	found=$(readlink -f "$found")
+	[[ -x ${found%/*}/initdb ]] || return 1
+	printf '%s\n' "${found%/*}"
+}
+
+docker_runs() { command -v docker >/dev/null && timeout 10 docker info >/dev/null 2>&1 </dev/null; }
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+# "state parent start-time" of a process, from /proc: the name in brackets may hold blanks, so it is cut off first.
+process_facts() {
+	local line
+	{ IFS= read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+	line=${line##*) }
+	# shellcheck disable=SC2086 # split into fields on purpose
+	set -- $line
+	printf '%s %s %s\n' "$1" "$2" "${20}"
+}
+
+born() {
+	local facts
+	facts=$(process_facts "$1") || return 1
+	printf '%s\n' "${facts##* }"
+}
+
+# A zombie is gone: whoever has to reap it is not ours to wait for.
+alive() {
+	local facts
+	facts=$(process_facts "$1") || return 1
+	[[ ${facts%% *} != [ZX] ]]
+}
+
+# remember_process FILE PID: so that running_process can tell it from a stranger with the same number later.
+remember_process() {
+	born "$2" >"$1.born" || return 1
+	printf '%s\n' "$2" >"$1"
+}
+
+# The process id in FILE if that very process still runs.
+running_process() {
+	local pid
+	[[ -s $1 && -s $1.born ]] || return 1
+	pid=$(<"$1")
+	alive "$pid" && [[ $(born "$pid") == "$(<"$1.born")" ]] || return 1
+	printf '%s\n' "$pid"
+}
+
+# A process and everything below it, one id a line.
+process_tree() {
+	local -A children=()
+	local stat pid facts parent
+	for stat in /proc/[0-9]*/stat; do
+		pid=${stat#/proc/}
+		pid=${pid%/stat}
+		facts=$(process_facts "$pid") || continue
+		read -r _ parent _ <<<"$facts"
+		children[$parent]+=" $pid"
+	done
+	local -a queue=("$1")
+	while ((${#queue[@]})); do
+		pid=${queue[0]}
+		printf '%s\n' "$pid"
+		# shellcheck disable=SC2206 # split into ids on purpose
+		queue=("${queue[@]:1}" ${children[$pid]:-})
+	done
+}
+
+# wait_gone SECONDS PID...: false if one is still there after that.
+wait_gone() {
+	local deadline=$((SECONDS + $1)) pid
+	shift
+	for pid; do
+		while alive "$pid"; do
+			((SECONDS < deadline)) || return 1
+			sleep 0.05
+		done
+	done
+}
+
+# kill_tree PID: SIGKILL for a process and everything below it, and wait until all are gone. It is stopped first, so that
+# it cannot start another child in between.
+kill_tree() {
+	local -a pids
+	kill -STOP "$1" 2>/dev/null || return 0
+	mapfile -t pids < <(process_tree "$1")
+	kill -KILL "${pids[@]}" 2>/dev/null || true
+	wait_gone 10 "${pids[@]}" || die "process $1 does not go away"
+}
+
+# stop_tree SECONDS PID: SIGTERM, and false if it or one of its children is still there after that time.
+stop_tree() {
+	local -a pids
+	mapfile -t pids < <(process_tree "$2")
+	kill -TERM "$2" 2>/dev/null || return 0
+	wait_gone "$1" "${pids[@]}"
+}
+
+# For a server that is about to be started in the background: a session of its own (Ctrl-C at the terminal is not for it)
+# and none of the caller's files but its log: whoever reads the caller's output would wait for the server to end.
+# Usage: detached LOGFILE COMMAND... & pid=$!
+detached() {
+	local fd log=$1
+	shift
+	exec </dev/null >>"$log" 2>&1
+	for fd in /proc/self/fd/*; do
+		fd=${fd##*/}
+		if ((fd > 2 && fd < 200)); then eval "exec $fd>&-"; fi
+	done
+	exec setsid "$@"
+}
+
+# ---- ports ----------------------------------------------------------------------------------------------------------
+
+port_taken() {
+	local hex
+	printf -v hex '%04X' "$1"
+	grep -qs "^ *[0-9]*: [0-9A-F]*:$hex " /proc/net/tcp /proc/net/tcp6
+}
+
+# A port that nobody uses, below the range that the kernel takes for outgoing connections.
+free_port() {
+	local port
+	for _ in {1..100}; do
+		port=$((15000 + (RANDOM * 32768 + RANDOM) % 17000))
+		if ! port_taken "$port"; then
+			printf '%s\n' "$port"
+			return 0
+		fi
+	done
+	die "no free port between 15000 and 32000"
+}
+
+# ---- Docker ---------------------------------------------------------------------------------------------------------
+
+container_name() { printf 'rollcall-dev-%s\n' "$(printf '%s' "$1" | sha256sum | cut -c1-16)"; }
+# shellcheck disable=SC2154 # dir: see instance_main
+stop_docker() {
+	if container_runs "$(container_name "$dir")"; then docker stop -t 60 "$(container_name "$dir")" >/dev/null; fi
+}
+# shellcheck disable=SC2154
+kill_docker() {
+	if container_runs "$(container_name "$dir")"; then docker kill "$(container_name "$dir")" >/dev/null; fi
+}
+# shellcheck disable=SC2154
+remove_docker() { docker rm --force --volumes "$(container_name "$dir")" >/dev/null 2>&1 || true; }
+container_runs() { [[ $(docker inspect -f '{{.State.Running}}' "$1" 2>/dev/null) == true ]]; }
+
+# ---- the verbs of `rabbitmq` and `postgres` -------------------------------------------------------------------------
+
+# instance_main KIND PRODUCT FIND VERB DIR [PORT]: what both scripts do with their arguments. FIND says whether PRODUCT is
+# installed. The script has a function for each verb and way to run: {start,stop,kill,remove}_{native,docker}; start
+# returns non-zero when the server does not answer (nothing of it runs then), url prints the URL, $dir is the
+# instance's directory and $port its port.
+instance_main() {
+	kind=$1 product=$2 find=$3 verb=${4:-} dir=${5:-} port=${6:-}
+	start_seconds=${ROLLCALL_DEV_START_SECONDS:-60}
+	local usage='usage: start DIR [PORT] | stop DIR | kill DIR | remove DIR'
+	[[ -n $dir && $# -le 6 && $port =~ ^[0-9]*$ ]] || die "$usage"
+	dir=$(absolute "$dir")
+	case $verb in
+	start)
+		mkdir -p "$dir"
+		dir=$(cd "$dir" && pwd -P)
+		instance_start
+		;;
+	stop | kill | remove)
+		if [[ ! -d $dir ]]; then
+			[[ $verb == remove ]] || die "no such directory: $dir"
+			return
+		fi
+		dir=$(cd "$dir" && pwd -P)
+		[[ $(cat "$dir/kind" 2>/dev/null) == "$kind" ]] || die "$dir is not a directory of deploy/dev/$kind"
+		"${verb}_$(<"$dir/how")"
+		if [[ $verb == remove ]]; then rm -rf "$dir"; fi
+		;;
+	*) die "$usage" ;;
+	esac
+}
+
+instance_start() {
+	local fixed=$port how attempts=1 began
+	if [[ ! -s $dir/how ]]; then
+		if "$find" >/dev/null; then
+			how=native
+		elif docker_runs; then
+			how=docker
+		else
+			die "$product is not installed and no Docker engine runs: run deploy/dev/install ${find#find_}"
+		fi
+		mkdir -p "$dir/log"
+		printf '%s\n' "$kind" >"$dir/kind"
+		printf '%s\n' "$how" >"$dir/how"
+	fi
+	how=$(<"$dir/how")
+	if [[ -s $dir/port ]]; then
+		fixed=$(<"$dir/port")
+		[[ -z $port || $port == "$fixed" ]] || die "$dir belongs to port $fixed, not $port"
+	fi
+	# Between choosing a free port and listening on it somebody else may take it: then another one.
+	if [[ -z $fixed ]]; then attempts=3; fi
+	while true; do
+		port=${fixed:-$(free_port)}
+		began=$SECONDS
+		if "start_$how"; then break; fi
+		if ((--attempts == 0 || SECONDS - began >= start_seconds)); then
+			tail -n 40 "$dir"/log/* >&2 2>/dev/null || true
+			die "$product does not answer on 127.0.0.1:$port; its log is in $dir/log"
+		fi
+		"remove_$how"
+	done
+	printf '%s\n' "$port" >"$dir/port"
+	url | tee "$dir/url"
+}

@@ -1,0 +1,198 @@
+//! One connection, from its first byte to its end: HTTP/1.1, kept alive, and closed on who is too slow.
+//!
+//! hyper's own time-out for headers begins anew after each answer and would close the connection of every room in which
+//! nothing happens for some seconds. So it is off, and [`Patient`], between hyper and the socket, knows what the peer is
+//! expected to do next and how long that may take. Bodies have a time-out of their own, in [`crate::webhook`].
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::Timeouts;
+use crate::webhook::Webhooks;
+
+/// The longest head of a request that is read, in bytes; a webhook's is about 1 KiB, and proxies add to it. The buffer
+/// grows this far for who sends more, and is what an idle connection costs.
+const MAX_BUFFER: usize = 16 * 1024;
+
+/// Answers the requests of one connection until its peer closes it, is too slow, or `shutdown`: then the request under
+/// way is answered first. Without `keep_alive`, there is one request only.
+pub(crate) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    webhooks: &Webhooks,
+    timeouts: Timeouts,
+    keep_alive: bool,
+    shutdown: &CancellationToken,
+) {
+    let stage = Arc::new(StageCell::default());
+    let mut stream = Patient::new(stream, timeouts, Arc::clone(&stage));
+    if let Err(error) = converse(&mut stream, &stage, peer, webhooks, keep_alive, shutdown).await {
+        debug!(%peer, %error, "A connection ended early.");
+    }
+    if stage.get() == Stage::Refused {
+        linger(&mut stream.stream, timeouts.linger).await;
+    }
+}
+
+async fn converse(
+    stream: &mut Patient<TcpStream>,
+    stage: &StageCell,
+    peer: SocketAddr,
+    webhooks: &Webhooks,
+    keep_alive: bool,
+    shutdown: &CancellationToken,
+) -> hyper::Result<()> {
+    let service = service_fn(|request| {
+        stage.set(Stage::Request);
+        async move {
+            let answer = webhooks.answer(request, peer).await;
+            stage.set(if answer.closes_connection() { Stage::Refused } else { Stage::Idle });
+            Ok::<_, Infallible>(answer.into_response())
+        }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(keep_alive)
+        .header_read_timeout(None)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+/// Reads on for a moment, for nothing: closing a socket with bytes unread resets the connection, and the reset may overtake
+/// the answer that says why.
+async fn linger(stream: &mut TcpStream, at_most: Duration) {
+    let _ = timeout(at_most, tokio::io::copy(stream, &mut tokio::io::sink())).await;
+}
+
+/// What a connection's peer is expected to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// To begin its first request.
+    New,
+    /// To end the headers of a request.
+    Headers,
+    /// To wait: its request is worked on.
+    Request,
+    /// To begin another request, some time.
+    Idle,
+    /// To stop sending: its request was answered half read.
+    Refused,
+}
+
+/// The stage, shared between the service and the reader below it: both run in the connection's one task.
+#[derive(Debug, Default)]
+struct StageCell(AtomicU8);
+
+impl StageCell {
+    fn set(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Stage {
+        const STAGES: [Stage; 5] = [Stage::New, Stage::Headers, Stage::Request, Stage::Idle, Stage::Refused];
+        STAGES[usize::from(self.0.load(Ordering::Relaxed))]
+    }
+}
+
+/// A stream that fails with [`io::ErrorKind::TimedOut`] when its peer does not do in time what is expected of it.
+#[derive(Debug)]
+struct Patient<S> {
+    stream: S,
+    stage: Arc<StageCell>,
+    timeouts: Timeouts,
+    timer: Pin<Box<Sleep>>,
+    /// The stage that the timer runs for. It is set only when there is nothing to read, so a request that arrives in one
+    /// piece costs no timer at all.
+    timed: Option<Stage>,
+}
+
+impl<S> Patient<S> {
+    fn new(stream: S, timeouts: Timeouts, stage: Arc<StageCell>) -> Self {
+        Self { stream, stage, timeouts, timer: Box::pin(sleep(timeouts.first_byte)), timed: Some(Stage::New) }
+    }
+
+    /// Something was read: if a request was awaited, it has begun.
+    fn on_read(&mut self) {
+        if matches!(self.stage.get(), Stage::New | Stage::Idle) {
+            self.stage.set(Stage::Headers);
+            self.timed = None;
+        }
+    }
+
+    /// Nothing is there to read: whether the peer has had its time.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stage = self.stage.get();
+        let limit = match stage {
+            Stage::New => self.timeouts.first_byte,
+            Stage::Headers => self.timeouts.headers,
+            Stage::Idle => self.timeouts.idle,
+            Stage::Request | Stage::Refused => return Poll::Pending,
+        };
+        if self.timed != Some(stage) {
+            self.timed = Some(stage);
+            self.timer.as_mut().reset(Instant::now() + limit);
+        }
+        self.timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if read.is_pending() {
+            return this.poll_patience(cx);
+        }
+        this.on_read();
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,51 @@
+//! Takes PlugNMeet's webhooks over HTTP: verified, durable in the queue, answered.
+//!
+//! A webhook's way through the modules:
+//!
+//! - [`server`] accepts its connection, keeps to the connection limit, and drains when told to stop;
+//! - `connection` reads its request and closes on who is too slow;
+//! - [`webhook`] decides about it, from the path to the broker's confirm;
+//! - `answer` is what its sender is told;
+//! - `metrics` counts it.
+//!
+//! This crate knows no database, no files and no rule: what an event means is for the workers.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod answer;
+mod connection;
+mod metrics;
+pub mod server;
+pub mod webhook;
+
+use std::time::Duration;
+
+pub use crate::metrics::describe as describe_metrics;
+
+/// How long a sender may take, step by step.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// From connecting to the first byte.
+    pub first_byte: Duration,
+    /// From a request's first byte to the end of its headers.
+    pub headers: Duration,
+    /// From the end of a request's headers to the end of its body.
+    pub body: Duration,
+    /// From an answer to the next request. PlugNMeet keeps one connection per room for as long as the room lives, and is
+    /// silent on it for as long as nobody comes or goes.
+    pub idle: Duration,
+    /// From an answer that was given before the body was read to closing the connection: see `connection`.
+    pub linger: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            headers: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            idle: Duration::from_hours(1),
+            linger: Duration::from_secs(2),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What the ingress counts, for `/metrics`.
+//!
+//! No label's values are a sender's to choose: a stranger must not be able to make time series.
+
+use std::time::Duration;
+
+use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use rollcall_shared::signature::Rejection;
+
+use crate::answer::Answer;
+
+const REQUESTS: &str = "rollcall_ingress_requests_total";
+const REJECTIONS: &str = "rollcall_ingress_rejections_total";
+const IGNORED: &str = "rollcall_ingress_ignored_total";
+const BODY_BYTES: &str = "rollcall_ingress_body_bytes_total";
+const PUBLISH: &str = "rollcall_ingress_publish_seconds";
+const CONNECTIONS: &str = "rollcall_ingress_connections";
+const ACCEPT_ERRORS: &str = "rollcall_ingress_accept_errors_total";
+
+/// The events that PlugNMeet is known to send and no worker wants; those of its next release count as `other`.
+const KNOWN_UNWANTED: [&str; 8] = [
+    "track_published",
+    "track_unpublished",
+    "start_recording",
+    "recording_transcoding_finished",
+    "start_rtmp",
+    "end_rtmp",
+    "analytics_proceeded",
+    "artifact_created",
+];
+
+/// Tells the recorder what the metrics mean; after it was installed.
+pub fn describe() {
+    describe_counter!(REQUESTS, "Requests answered, by result. A request whose sender went away first is in none.");
+    describe_counter!(REJECTIONS, "Signatures refused, by reason.");
+    describe_counter!(IGNORED, "Signed events that no worker wants, by event.");
+    describe_counter!(BODY_BYTES, Unit::Bytes, "Bodies of accepted events.");
+    describe_histogram!(
+        PUBLISH,
+        Unit::Seconds,
+        "From handing an event to the queue to the broker's confirm, or giving up."
+    );
+    describe_gauge!(CONNECTIONS, "Connections open now.");
+    describe_counter!(ACCEPT_ERRORS, "Times that no connection could be taken, for want of files or memory.");
+}
+
+pub(crate) fn answered(answer: Answer) {
+    counter!(REQUESTS, "result" => answer.label()).increment(1);
+}
+
+pub(crate) fn rejected(rejection: Rejection) {
+    counter!(REJECTIONS, "reason" => rejection.label()).increment(1);
+}
+
+pub(crate) fn ignored(event: &str) {
+    let event = KNOWN_UNWANTED.into_iter().find(|known| *known == event).unwrap_or("other");
+    counter!(IGNORED, "event" => event).increment(1);
+}
+
+pub(crate) fn accepted(body_bytes: usize) {
+    counter!(BODY_BYTES).increment(body_bytes as u64);
+}
+
+pub(crate) fn published(took: Duration) {
+    histogram!(PUBLISH).record(took);
+}
+
+pub(crate) fn accept_failed() {
+    counter!(ACCEPT_ERRORS).increment(1);
+}
+
+/// One open connection, counted for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(());
+
+impl OpenConnection {
+    pub(crate) fn new() -> Self {
+        connections().increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        connections().decrement(1.0);
+    }
+}
+
+fn connections() -> Gauge {
+    gauge!(CONNECTIONS)
+}

@@ -1,0 +1,208 @@
+//! The one thing that a request can ask for, top to bottom: path, method, body, signature, event, queue, answer.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use chrono::Utc;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Request};
+use rollcall_shared::config;
+use rollcall_shared::event::WorkerName;
+use rollcall_shared::plugnmeet::webhook::Routing;
+use rollcall_shared::queue::{Message, PublishError, Publisher};
+use rollcall_shared::signature::{Rejection, Verifier};
+use rollcall_shared::telemetry::trace_context;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::answer::Answer;
+use crate::metrics;
+
+const HASH_TOKEN: HeaderName = HeaderName::from_static("hash-token");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The longest id that travels beside a body, in bytes. All of a message's headers must fit one frame of the broker's
+/// (128 KiB), and the body has the id anyway.
+const MAX_ID: usize = 1_000;
+
+/// Takes webhooks in: what it has accepted is durable in the queue.
+pub struct Webhooks {
+    paths: Vec<String>,
+    verifier: Verifier,
+    publisher: Publisher,
+    max_body_bytes: usize,
+    body_timeout: Duration,
+    confirm_timeout: Duration,
+}
+
+/// Why a webhook is not taken in. For the log; a sender is told an [`Answer`].
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("no webhooks are taken at this path")]
+    Path,
+    #[error("webhooks are posted")]
+    Method,
+    #[error("the body did not arrive in time")]
+    TooSlow,
+    #[error("the body is longer than ingress.max_body_bytes")]
+    TooLong,
+    #[error("the body did not arrive whole: {0}")]
+    CutOff(#[from] hyper::Error),
+    #[error(transparent)]
+    Signature(#[from] Rejection),
+    /// The parser's own message may quote the body.
+    #[error("the body is not JSON with an event (line {}, column {})", .0.line(), .0.column())]
+    Body(#[from] serde_json::Error),
+    #[error("the broker has not confirmed the event")]
+    Queue,
+}
+
+impl Refusal {
+    fn answer(&self) -> Answer {
+        match self {
+            Self::Path => Answer::NotFound,
+            Self::Method => Answer::MethodNotAllowed,
+            Self::TooSlow => Answer::BodyTooSlow,
+            Self::TooLong => Answer::BodyTooLong,
+            Self::CutOff(_) | Self::Body(_) => Answer::BadBody,
+            Self::Signature(_) => Answer::Forbidden,
+            Self::Queue => Answer::Unavailable,
+        }
+    }
+
+    fn log(&self, head: &Parts, peer: SocketAddr) {
+        let path = head.uri.path();
+        match self {
+            // The whole internet asks for paths that are not here.
+            Self::Path | Self::Method => debug!(%peer, path, reason = %self, "A request was refused."),
+            // It was logged where the event is known.
+            Self::Queue => {}
+            _ => warn!(%peer, path, reason = %self, "A request was refused."),
+        }
+    }
+}
+
+impl Webhooks {
+    /// Takes webhooks in at the paths and within the limits of `[ingress]`; a body has `body_timeout` to arrive.
+    pub fn new(settings: &config::Ingress, verifier: Verifier, publisher: Publisher, body_timeout: Duration) -> Self {
+        Self {
+            paths: settings.paths.iter().map(|path| without_slash(path).to_owned()).collect(),
+            verifier,
+            publisher,
+            max_body_bytes: settings.max_body_bytes,
+            body_timeout,
+            confirm_timeout: settings.confirm_timeout,
+        }
+    }
+
+    /// Does what a request asks for, and says what to tell its sender. `peer` is for the log.
+    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+        let (head, body) = request.into_parts();
+        let answer = self.take_in(&head, body).await.unwrap_or_else(|refusal| {
+            refusal.log(&head, peer);
+            refusal.answer()
+        });
+        metrics::answered(answer);
+        answer
+    }
+
+    async fn take_in(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+        let route = self.check_route(head);
+        // Even for the wrong path the body is read: what is left of one would cost the sender its connection.
+        let body = self.read(body).await?;
+        route?;
+        let source = self.verify(&head.headers, &body)?;
+        let routing = Routing::read(&body)?;
+        let (event, event_id, room_id) = (routing.event.as_ref(), routing.id.as_deref(), routing.room_id());
+        if WorkerName::wanting(event).is_none() {
+            metrics::ignored(event);
+            debug!(event, event_id, room_id, source, "An event was ignored: no worker wants it.");
+            return Ok(Answer::Ignored);
+        }
+        let message = message(source, &routing, body.clone(), &head.headers);
+        let id = message.id;
+        self.publish(message).await.map_err(|error| {
+            warn!(%id, event, event_id, room_id, source, %error, "An event was not queued: its sender shall come again.");
+            Refusal::Queue
+        })?;
+        metrics::accepted(body.len());
+        debug!(%id, event, event_id, room_id, source, "An event was queued.");
+        Ok(Answer::Accepted(id))
+    }
+
+    fn check_route(&self, head: &Parts) -> Result<(), Refusal> {
+        let path = without_slash(head.uri.path());
+        if !self.paths.iter().any(|taken| taken == path) {
+            return Err(Refusal::Path);
+        }
+        if head.method != Method::POST {
+            return Err(Refusal::Method);
+        }
+        Ok(())
+    }
+
+    async fn read(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        timeout(self.body_timeout, collect(body, self.max_body_bytes)).await.map_err(|_| Refusal::TooSlow)?
+    }
+
+    /// The name of the server that signed the body.
+    fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<&str, Rejection> {
+        let header = |name| headers.get(name).map(HeaderValue::as_bytes);
+        self.verifier
+            .verify(header(HASH_TOKEN), header(AUTHORIZATION), body, Utc::now().timestamp())
+            .inspect_err(|rejection| metrics::rejected(*rejection))
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let begun = Instant::now();
+        let published = self.publisher.publish(message, self.confirm_timeout).await;
+        metrics::published(begun.elapsed());
+        published
+    }
+}
+
+/// Reads a body of up to `limit` bytes. A short one arrives in one piece with its headers and is not copied.
+async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(Refusal::TooLong);
+    }
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // What is not data is trailers, of no interest here.
+        let Ok(piece) = frame?.into_data() else { continue };
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(piece);
+        }
+        if whole.len() + piece.len() > limit {
+            return Err(Refusal::TooLong);
+        }
+        whole.reserve(announced.saturating_sub(whole.len()));
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
+
+fn message(source: &str, routing: &Routing<'_>, body: Bytes, headers: &HeaderMap) -> Message {
+    let id = |id: &str| (id.len() <= MAX_ID).then(|| id.to_owned());
+    let mut message = Message::new(source, &routing.event, body);
+    message.event_id = routing.id.as_deref().and_then(id);
+    message.room_id = routing.room_id().and_then(id);
+    message.traceparent = Some(traceparent(headers));
+    message
+}
+
+/// The sender's trace context goes on; without one, one begins here.
+fn traceparent(headers: &HeaderMap) -> String {
+    let given = headers.get(TRACEPARENT).and_then(|value| trace_context::parse(value.as_bytes()));
+    given.map_or_else(trace_context::make, str::to_owned)
+}
+
+/// One slash at the end of a path makes no difference.
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
+}

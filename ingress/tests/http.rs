@@ -1,0 +1,260 @@
+//! What a sender sees on its connection, without a broker: answers, limits, time-outs, drain.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rollcall_ingress::Timeouts;
+use rollcall_ingress::server::Server;
+use rollcall_ingress::webhook::Webhooks;
+use rollcall_shared::config::{Ingress, Queue, SecretUrl};
+use rollcall_shared::queue::Publisher;
+use rollcall_shared::signature::{ServerKeys, Verifier};
+use support::{KEY, PATH, SECRET, Sender, UNWANTED, WANTED, hmac, no_broker, request, token, webhook};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+const MAX_BODY: usize = 100_000;
+/// What is short for a test. Everything that a test does not wait for is long.
+const SHORT: Duration = Duration::from_millis(300);
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
+
+struct Running {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    ended: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(timeouts: Timeouts, max_connections: usize) -> Self {
+        let settings = Ingress { max_body_bytes: MAX_BODY, confirm_timeout: CONFIRM_TIMEOUT, ..Ingress::default() };
+        let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
+        let queue = Queue { url: SecretUrl::parse(&no_broker().await).unwrap(), prefix: "test".into() };
+        let publisher = Publisher::start(&queue, "test").await.unwrap();
+        let webhooks = Webhooks::new(&settings, Verifier::new([keys]), publisher, timeouts.body);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let server = Server::new(webhooks, timeouts, max_connections);
+        let ended = tokio::spawn(server.run(listener, shutdown.clone(), Duration::from_secs(5)));
+        Self { address, shutdown, ended }
+    }
+
+    async fn patient() -> Self {
+        Self::start(Timeouts::default(), 100).await
+    }
+
+    async fn connect(&self) -> Sender {
+        Sender::connect(self.address).await
+    }
+}
+
+#[tokio::test]
+async fn each_request_has_its_answer_and_the_connection_stays() {
+    let ingress = Running::patient().await;
+    let mut sender = ingress.connect().await;
+    let signed = |path, body: &str| request("POST", path, &[("Hash-Token", &token(body))], body);
+    let ignored = r#"{"status":"ok","result":"ignored"}"#;
+    let forbidden = r#"{"status":"error","error":"the signature is missing or wrong"}"#;
+    for (what, request, status, body) in [
+        ("token", webhook(UNWANTED), 200, Some(ignored)),
+        ("hmac", request("POST", PATH, &[("Hash-Token", &hmac(UNWANTED))], UNWANTED), 200, Some(ignored)),
+        ("Authorization alone", request("POST", PATH, &[("Authorization", &token(UNWANTED))], UNWANTED), 200, None),
+        ("a slash more", signed("/webhooks/plugnmeet/", UNWANTED), 200, None),
+        ("the Django path", signed("/api/course/plugnmeet/webhook/", UNWANTED), 200, None),
+        ("the Django path, a slash less", signed("/api/course/plugnmeet/webhook", UNWANTED), 200, None),
+        ("a query", signed("/webhooks/plugnmeet?x=1", UNWANTED), 200, None),
+        ("not JSON", signed(PATH, "not json"), 400, None),
+        ("no event", signed(PATH, r#"{"id":"1"}"#), 400, None),
+        ("empty", signed(PATH, ""), 400, None),
+        ("no signature", request("POST", PATH, &[], UNWANTED), 403, Some(forbidden)),
+        ("no signature, not JSON", request("POST", PATH, &[], "not json"), 403, Some(forbidden)),
+        ("another body", request("POST", PATH, &[("Hash-Token", &token(WANTED))], UNWANTED), 403, Some(forbidden)),
+        ("not a signature", request("POST", PATH, &[("Hash-Token", "x")], UNWANTED), 403, Some(forbidden)),
+        ("another path", signed("/webhooks", UNWANTED), 404, None),
+        ("a path below", signed("/webhooks/plugnmeet/x", UNWANTED), 404, None),
+        ("the admin's path", request("GET", "/metrics", &[], ""), 404, None),
+        ("another path, long body", signed("/", &"x".repeat(MAX_BODY)), 404, None),
+        ("GET", request("GET", PATH, &[], ""), 405, None),
+        ("PUT", request("PUT", PATH, &[("Hash-Token", &token(UNWANTED))], UNWANTED), 405, None),
+        ("the longest body", signed(PATH, &"x".repeat(MAX_BODY)), 400, None),
+    ] {
+        let response = sender.ask(request).await;
+        assert_eq!(response.status, status, "{what}: {response:?}");
+        assert_eq!(response.header("content-type"), Some("application/json"), "{what}");
+        assert_eq!(response.header("connection"), None, "{what}");
+        assert_eq!(response.header("allow"), (status == 405).then_some("post"), "{what}");
+        if let Some(body) = body {
+            assert_eq!(response.body, body, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_may_come_in_pieces_and_chunks() {
+    let ingress = Running::patient().await;
+    let mut sender = ingress.connect().await;
+    let body = format!(r#"{{"event":"track_published","x":"{}"}}"#, "x".repeat(50_000));
+    let whole = webhook(&body);
+    for piece in whole.as_bytes().chunks(9_000) {
+        sender.send(piece).await;
+        sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(sender.response().await.status, 200);
+
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nHash-Token: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        token(UNWANTED)
+    );
+    let (first, second) = UNWANTED.split_at(10);
+    let chunks = format!("{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n", first.len(), second.len());
+    assert_eq!(sender.ask(head + &chunks).await.status, 200);
+    assert_eq!(sender.ask(webhook(UNWANTED)).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_is_told_to_go_on() {
+    let ingress = Running::patient().await;
+    let mut sender = ingress.connect().await;
+    let token = token(UNWANTED);
+    let request = request("POST", PATH, &[("Hash-Token", &token), ("Expect", "100-continue")], UNWANTED);
+    let (head, body) = request.split_at(request.len() - UNWANTED.len());
+    assert_eq!(sender.ask(head).await.status, 100);
+    assert_eq!(sender.ask(body).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_before_it_is_sent() {
+    let ingress = Running::patient().await;
+    let mut sender = ingress.connect().await;
+    let head = format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1);
+    let response = sender.ask(head).await;
+    assert_eq!((response.status, response.header("connection")), (413, Some("close")));
+    sender.closed().await;
+}
+
+#[tokio::test]
+async fn who_sends_a_body_that_is_too_long_may_end_and_gets_the_answer() {
+    let ingress = Running::patient().await;
+    let long = "x".repeat(2 * 1024 * 1024);
+    let announced = webhook(&long);
+    let chunked = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{long}\r\n0\r\n\r\n",
+        long.len()
+    );
+    for request in [announced, chunked] {
+        let mut sender = ingress.connect().await;
+        // A connection that is reset under the sender fails here.
+        assert_eq!(sender.ask(request).await.status, 413);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_body_is_answered_and_its_connection_closed() {
+    let ingress = Running::start(Timeouts { body: SHORT, linger: SHORT, ..Timeouts::default() }, 100).await;
+    let mut sender = ingress.connect().await;
+    let request = webhook(UNWANTED);
+    sender.send(&request[..request.len() - 1]).await;
+    let response = sender.response().await;
+    assert_eq!((response.status, response.header("connection")), (408, Some("close")));
+    sender.closed().await;
+}
+
+#[tokio::test]
+async fn slow_headers_close_the_connection_however_they_drip() {
+    let ingress = Running::start(Timeouts { headers: SHORT, ..Timeouts::default() }, 100).await;
+    let mut first_request = ingress.connect().await;
+    let mut later_request = ingress.connect().await;
+    assert_eq!(later_request.ask(webhook(UNWANTED)).await.status, 200);
+    for sender in [&mut first_request, &mut later_request] {
+        let begun = Instant::now();
+        for byte in b"POST / HTTP/1.1\r\nHost: " {
+            sender.try_send(&[*byte]).await;
+            sleep(SHORT / 20).await;
+        }
+        sender.closed().await;
+        let took = begun.elapsed();
+        assert!((SHORT..5 * SHORT).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_closed() {
+    let ingress = Running::start(Timeouts { first_byte: SHORT, ..Timeouts::default() }, 100).await;
+    let begun = Instant::now();
+    ingress.connect().await.closed().await;
+    assert!(begun.elapsed() >= SHORT);
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_every_time_out_but_its_own() {
+    let timeouts = Timeouts { first_byte: SHORT, headers: SHORT, body: SHORT, idle: 5 * SHORT, linger: SHORT };
+    let ingress = Running::start(timeouts, 100).await;
+    let mut sender = ingress.connect().await;
+    for _ in 0..3 {
+        assert_eq!(sender.ask(webhook(UNWANTED)).await.status, 200);
+        assert!(sender.is_quiet_for(3 * SHORT).await);
+    }
+    // A request whose headers take their time is no reason to forget that the connection may be idle afterwards.
+    let request = webhook(UNWANTED);
+    let (begin, end) = request.split_at(20);
+    sender.send(begin).await;
+    sleep(SHORT / 3).await;
+    assert_eq!(sender.ask(end).await.status, 200);
+    let begun = Instant::now();
+    sender.closed().await;
+    assert!(begun.elapsed() >= 4 * SHORT);
+}
+
+#[tokio::test]
+async fn without_a_broker_the_sender_is_told_when_to_come_again() {
+    let ingress = Running::patient().await;
+    let mut sender = ingress.connect().await;
+    let begun = Instant::now();
+    let response = sender.ask(webhook(WANTED)).await;
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("15")), "{response:?}");
+    assert!(begun.elapsed() >= CONFIRM_TIMEOUT);
+    assert_eq!(sender.ask(webhook(UNWANTED)).await.status, 200);
+}
+
+#[tokio::test]
+async fn near_the_connection_limit_connections_pass_and_at_it_they_wait() {
+    let ingress = Running::start(Timeouts::default(), 2).await;
+    let mut kept = ingress.connect().await;
+    assert_eq!(kept.ask(webhook(UNWANTED)).await.header("connection"), None);
+    let mut passing = ingress.connect().await;
+    passing.send("POST ").await;
+    let mut waiting = ingress.connect().await;
+    waiting.send(webhook(UNWANTED)).await;
+    assert!(waiting.is_quiet_for(SHORT).await);
+
+    let response = passing.ask(&webhook(UNWANTED)[5..]).await;
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    passing.closed().await;
+    assert_eq!(waiting.response().await.status, 200);
+    assert_eq!(kept.ask(webhook(UNWANTED)).await.status, 200);
+}
+
+#[tokio::test]
+async fn draining_answers_what_is_under_way_and_closes_what_is_idle() {
+    let ingress = Running::patient().await;
+    let (mut idle, mut new, mut busy) = (ingress.connect().await, ingress.connect().await, ingress.connect().await);
+    assert_eq!(idle.ask(webhook(UNWANTED)).await.status, 200);
+    busy.send(webhook(WANTED)).await;
+    sleep(CONFIRM_TIMEOUT / 5).await;
+
+    let begun = Instant::now();
+    ingress.shutdown.cancel();
+    idle.closed().await;
+    new.closed().await;
+    assert!(begun.elapsed() < CONFIRM_TIMEOUT / 2, "idle connections are closed at once");
+    assert_eq!(busy.response().await.status, 503);
+    busy.closed().await;
+    ingress.ended.await.unwrap();
+    assert!(tokio::net::TcpStream::connect(ingress.address).await.is_err());
+}

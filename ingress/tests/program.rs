@@ -1,0 +1,184 @@
+//! The program itself, without a broker: how it starts, what it shows, how it stops.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{KEY, SECRET, Sender, UNWANTED, WANTED, no_broker, request, webhook};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long the broker that is not there has to confirm.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+
+struct Program {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Program {
+    async fn start() -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_rollcall-ingress"))).await
+    }
+
+    async fn start_by(mut command: Command) -> Self {
+        let mut child = configure(&mut command).await.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let started = timeout(Duration::from_secs(20), find(&mut log, "The ingress takes webhooks.")).await.unwrap();
+        let started: serde_json::Value = serde_json::from_str(&started).unwrap();
+        let address = |name: &str| started[name].as_str().unwrap().parse().unwrap();
+        Self { address: address("address"), admin: address("admin_address"), child, log }
+    }
+
+    async fn admin(&self, path: &str) -> support::Response {
+        Sender::connect(self.admin).await.ask(request("GET", path, &[], "")).await
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().unwrap().try_into().unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        timeout(Duration::from_secs(10), self.child.wait()).await.expect("the program ends").unwrap()
+    }
+}
+
+async fn configure(command: &mut Command) -> &mut Command {
+    command
+        .env_clear()
+        .env("ROLLCALL__QUEUE__URL", no_broker().await)
+        .env("ROLLCALL__INGRESS__ADDRESS", "127.0.0.1:0")
+        .env("ROLLCALL__INGRESS__ADMIN_ADDRESS", "127.0.0.1:0")
+        .env("ROLLCALL__INGRESS__CONFIRM_TIMEOUT", format!("{}s", CONFIRM_TIMEOUT.as_secs()))
+        .env("ROLLCALL__PLUGNMEET__MAIN__URL", "http://localhost")
+        .env("ROLLCALL__PLUGNMEET__MAIN__API_KEY", KEY)
+        .env("ROLLCALL__PLUGNMEET__MAIN__API_SECRET", SECRET)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+}
+
+async fn find(log: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
+    loop {
+        let line = log.next_line().await.unwrap().expect("the program goes on");
+        if line.contains(text) {
+            return line;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_address_shows_how_it_is() {
+    let mut program = Program::start().await;
+    let mut sender = Sender::connect(program.address).await;
+    assert_eq!(sender.ask(webhook(UNWANTED)).await.status, 200);
+    assert_eq!(sender.ask(webhook(r#"{"event":"made_up_by_a_sender"}"#)).await.status, 200);
+    assert_eq!(sender.ask(webhook(WANTED)).await.status, 503);
+    let forged = request("POST", support::PATH, &[("Hash-Token", &"0".repeat(64))], UNWANTED);
+    assert_eq!(sender.ask(forged).await.status, 403);
+    let refused = timeout(Duration::from_secs(5), find(&mut program.log, "A request was refused.")).await.unwrap();
+    assert!(refused.contains("not made with a configured secret"), "{refused}");
+    assert!(!refused.contains(SECRET) && !refused.contains("track_published"), "{refused}");
+
+    assert_eq!(program.admin("/healthz").await.status, 200);
+    let ready = program.admin("/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (503, "not ready: not connected to the broker\n"));
+    assert_eq!(program.admin("/").await.status, 404);
+    let metrics = program.admin("/metrics").await.body;
+    for line in [
+        r#"rollcall_ingress_requests_total{result="ignored"} 2"#,
+        r#"rollcall_ingress_requests_total{result="unavailable"} 1"#,
+        r#"rollcall_ingress_requests_total{result="forbidden"} 1"#,
+        r#"rollcall_ingress_rejections_total{reason="wrong_secret"} 1"#,
+        r#"rollcall_ingress_ignored_total{event="track_published"} 1"#,
+        r#"rollcall_ingress_ignored_total{event="other"} 1"#,
+        r#"rollcall_ingress_publish_seconds_bucket{le="0.5"} 0"#,
+        r#"rollcall_ingress_publish_seconds_bucket{le="2.5"} 1"#,
+        "rollcall_ingress_connections 1",
+        "# HELP rollcall_ingress_connections Connections open now.",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn sigterm_lets_what_is_under_way_end() {
+    let mut program = Program::start().await;
+    let mut sender = Sender::connect(program.address).await;
+    sender.send(webhook(WANTED)).await;
+    sleep(CONFIRM_TIMEOUT / 5).await;
+    program.signal(Signal::TERM);
+    find(&mut program.log, "drains").await;
+    let ready = program.admin("/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (503, "not ready: draining\n"));
+    assert_eq!(sender.response().await.status, 503);
+    assert!(program.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let mut program = Program::start().await;
+    let mut sender = Sender::connect(program.address).await;
+    sender.send(webhook(WANTED)).await;
+    sleep(CONFIRM_TIMEOUT / 5).await;
+    let begun = Instant::now();
+    program.signal(Signal::INT);
+    find(&mut program.log, "drains").await;
+    program.signal(Signal::TERM);
+    assert_eq!(program.ended().await.code(), Some(1));
+    assert!(begun.elapsed() < CONFIRM_TIMEOUT / 2);
+}
+
+#[tokio::test]
+async fn a_wrong_setting_stops_the_start_with_its_name() {
+    for (name, value, expected) in [
+        ("ROLLCALL__LOG__FILTER", "info,x=loud", "log.filter"),
+        ("ROLLCALL__QUEUE__URL", "http://x", "queue.url"),
+        ("ROLLCALL__INGRESS__ADDRESS", "203.0.113.1:80", "203.0.113.1:80"),
+        ("ROLLCALL__INGRESS__ADMIN_ADDRESS", "203.0.113.1:80", "admin address 203.0.113.1:80"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall-ingress"));
+        let mut child = configure(&mut command).await.env(name, value).spawn().unwrap();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+        assert!(!child.wait().await.unwrap().success());
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised() {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -S -n 64 && exec \"$0\"", env!("CARGO_BIN_EXE_rollcall-ingress")]);
+    let program = Program::start_by(command).await;
+    let mut senders = Vec::new();
+    for _ in 0..200 {
+        let mut sender = Sender::connect(program.address).await;
+        assert_eq!(sender.ask(webhook(UNWANTED)).await.status, 200);
+        senders.push(sender);
+    }
+}
+
+#[tokio::test]
+async fn slow_headers_have_ten_seconds_and_idle_connections_longer() {
+    let program = Program::start().await;
+    let mut idle = Sender::connect(program.address).await;
+    assert_eq!(idle.ask(webhook(UNWANTED)).await.status, 200);
+    let mut slow = Sender::connect(program.address).await;
+    let begun = Instant::now();
+    slow.send("POST /webhooks/plugnmeet HTTP/1.1\r\n").await;
+    slow.closed().await;
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(10)..Duration::from_secs(12)).contains(&took), "{took:?}");
+    assert!(idle.is_quiet_for(Duration::from_secs(2)).await);
+    assert_eq!(idle.ask(webhook(UNWANTED)).await.status, 200);
+}

@@ -1,0 +1,19 @@
+//! The schema of Rollcall's database, for PostgreSQL and SQLite: one module a migration, oldest first.
+//!
+//! `rollcall migrate` applies them; the workers only ask whether all are there.
+
+pub use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{MigrationTrait, async_trait};
+
+mod m20261122_000001_first;
+
+/// Every migration.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261122_000001_first::Migration)]
+    }
+}

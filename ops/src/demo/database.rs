@@ -1,0 +1,67 @@
+//! A database of the demo's own, beside the one it was given: its tables are made, filled and dropped without touching a
+//! real installation's.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rollcall_shared::config::SecretUrl;
+use rollcall_shared::store;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+use url::Url;
+
+use crate::migrate;
+
+#[derive(Debug)]
+pub(super) struct OwnDatabase {
+    url: SecretUrl,
+    /// The server that has it, and its name there; an SQLite database is a file in the demo's directory.
+    on_server: Option<(SecretUrl, String)>,
+}
+
+impl OwnDatabase {
+    /// The database `rollcall_demo_<id>` on the server of `given`, or an SQLite file in `folder`; it is not made yet.
+    pub(super) fn beside(given: &SecretUrl, id: &str, folder: &Path) -> Result<Self> {
+        if given.scheme() == "sqlite" {
+            let url = SecretUrl::parse(&format!("sqlite://{}/rollcall.db", folder.display()))?;
+            return Ok(Self { url, on_server: None });
+        }
+        let name = format!("rollcall_demo_{id}");
+        let mut url = Url::parse(given.expose())?;
+        url.set_path(&name);
+        Ok(Self { url: SecretUrl::parse(url.as_str())?, on_server: Some((given.clone(), name)) })
+    }
+
+    /// Makes it, with its tables.
+    pub(super) async fn create(&self) -> Result<()> {
+        if let Some((server, name)) = &self.on_server {
+            run(server, &format!("CREATE DATABASE {name}"))
+                .await
+                .with_context(|| format!("cannot make a database of the demo's own on {server}"))?;
+        }
+        migrate::up(&self.url).await?;
+        Ok(())
+    }
+
+    pub(super) fn url(&self) -> &SecretUrl {
+        &self.url
+    }
+
+    pub(super) async fn connect(&self) -> Result<DatabaseConnection> {
+        store::connect(&self.url, 1).await.with_context(|| format!("cannot connect to {}", self.url))
+    }
+
+    /// Drops the database, whoever still is connected. An SQLite file goes with its folder.
+    pub(super) async fn drop(&self) -> Result<()> {
+        let Some((server, name)) = &self.on_server else { return Ok(()) };
+        run(server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            .await
+            .with_context(|| format!("cannot drop the database {name} on {server}: drop it by hand"))
+    }
+}
+
+async fn run(server: &SecretUrl, sql: &str) -> Result<()> {
+    let db = store::connect(server, 1).await?;
+    db.execute_unprepared(sql).await?;
+    db.close().await?;
+    Ok(())
+}

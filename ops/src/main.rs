@@ -1,0 +1,51 @@
+//! `rollcall`, the operator's one tool: one module a subcommand.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod demo;
+mod migrate;
+mod output;
+mod send;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The operator's tool of Rollcall, which turns a PlugNMeet server's webhooks into attendance, closed rooms and archived
+/// recordings.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// The settings file; without it, rollcall.toml in the working directory if there is one.
+    ///
+    /// The environment wins over the file: ROLLCALL__QUEUE__URL is queue.url.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Migrate(migrate::Args),
+    Send(send::Args),
+    Demo(demo::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // It fails only where one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = cli.config.as_deref();
+    let outcome = match cli.command {
+        Command::Migrate(args) => migrate::run(args, config).await,
+        Command::Send(args) => send::run(args, config).await,
+        Command::Demo(args) => demo::run(args, config).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        output::complain(&format!("rollcall: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

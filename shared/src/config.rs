@@ -1,0 +1,653 @@
+//! `rollcall.toml` and the environment, read once and checked before anything starts.
+//!
+//! The file is `rollcall.toml` in the working directory, or what `--config` names. The environment wins over it:
+//! `ROLLCALL__QUEUE__URL` is `queue.url`. Times are written as people write them (`500ms`, `10s`, `5m`). A wrong
+//! setting stops the start with its name, its value (never a secret's) and what is allowed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use url::Url;
+
+use crate::event::WorkerName;
+use crate::signature::ServerKeys;
+
+/// What every program may be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The broker.
+    #[serde(default)]
+    pub queue: Queue,
+    /// The database; the ingress needs none.
+    #[serde(default)]
+    pub database: Database,
+    /// Where recordings are kept.
+    #[serde(default)]
+    pub storage: Storage,
+    /// The HTTP side.
+    #[serde(default)]
+    pub ingress: Ingress,
+    /// The servers, by name: the name is an event's `source`.
+    #[serde(default)]
+    pub plugnmeet: BTreeMap<String, PlugNMeet>,
+    /// What all workers have.
+    #[serde(default)]
+    pub workers: Workers,
+    /// How attendance retries.
+    #[serde(default)]
+    pub attendance: Attendance,
+    /// How rooms retries.
+    #[serde(default)]
+    pub rooms: Rooms,
+    /// The recordings worker.
+    #[serde(default)]
+    pub recordings: Recordings,
+    /// Sessions nobody announced.
+    #[serde(default)]
+    pub sessions: Sessions,
+    /// Logs.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// `amqp://user:password@host:5672/vhost`, or `amqps://…`.
+    pub url: SecretUrl,
+    /// What every exchange and queue is named after, so that two installations can share a broker.
+    pub prefix: String,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://user:password@host/name?sslmode=…`, or `sqlite://path`.
+    pub url: Option<SecretUrl>,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// `file:///absolute/folder`.
+    pub url: Url,
+}
+
+/// `[ingress]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ingress {
+    /// Where webhooks are taken.
+    pub address: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are shown: not for the world.
+    pub admin_address: SocketAddr,
+    /// The paths that webhooks are posted to; in the environment with commas between them.
+    #[serde(deserialize_with = "list")]
+    pub paths: Vec<String>,
+    /// The longest body that is taken, in bytes.
+    pub max_body_bytes: usize,
+    /// The most connections at once.
+    pub max_connections: usize,
+    /// How long the broker may take to confirm one event before the sender is told to come back.
+    #[serde(deserialize_with = "duration")]
+    pub confirm_timeout: Duration,
+    /// How long what is under way may take to finish when the program is told to stop.
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+/// `[plugnmeet.<name>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlugNMeet {
+    /// The server's own address, `https://meet.example.org`; recordings are fetched there.
+    pub url: Url,
+    /// Its API key.
+    pub api_key: String,
+    /// Its API secret.
+    pub api_secret: SecretString,
+    /// The secret before that, good as long as it stands here: for changing it without losing a webhook.
+    pub previous_secret: Option<SecretString>,
+}
+
+/// `[workers]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workers {
+    /// Where a worker shows `/healthz`, `/readyz` and `/metrics`; nowhere unless told.
+    pub admin_address: Option<SocketAddr>,
+    /// The most events in one transaction.
+    pub batch_size: usize,
+    /// How long to wait for a batch to fill once it has begun.
+    #[serde(deserialize_with = "duration")]
+    pub batch_wait: Duration,
+    /// How long what is under way may take to finish when the program is told to stop.
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+/// `[attendance]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attendance {
+    /// The delays before a failed event is tried again.
+    pub retry: RetrySchedule,
+}
+
+/// `[rooms]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rooms {
+    /// The delays before a failed event is tried again.
+    pub retry: RetrySchedule,
+}
+
+/// `[recordings]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recordings {
+    /// The delays before a recording that cannot be had yet is asked for again.
+    pub retry: RetrySchedule,
+    /// How many recordings one process fetches at once.
+    pub concurrency: usize,
+    /// Where a recording lies while it is fetched; beside its final place where that is a folder.
+    pub work_dir: Option<PathBuf>,
+    /// How long a delivery waits for its job before it is handed back and the job goes on under its lease.
+    #[serde(deserialize_with = "duration")]
+    pub hold: Duration,
+    /// How long a lease lasts that is not renewed: how soon another worker takes over from one that died.
+    #[serde(deserialize_with = "duration")]
+    pub lease: Duration,
+    /// How long a server may be silent in the middle of an answer.
+    #[serde(deserialize_with = "duration")]
+    pub read_timeout: Duration,
+    /// The `ffmpeg` program.
+    pub ffmpeg: PathBuf,
+    /// The `ffprobe` program.
+    pub ffprobe: PathBuf,
+    /// How long either may take for one recording.
+    #[serde(deserialize_with = "duration")]
+    pub ffmpeg_timeout: Duration,
+}
+
+/// `[sessions]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sessions {
+    /// What becomes of a session that the LMS has not announced.
+    pub unknown: UnknownSessions,
+}
+
+/// What becomes of a session that the LMS has not announced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum UnknownSessions {
+    /// It gets a row of its own.
+    #[default]
+    Create,
+    /// Its events wait for the LMS and die in the end.
+    Reject,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What to log, in tracing's filter language: `info`, `info,rollcall_workers=debug`.
+    pub filter: String,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+/// For people or for machines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+// The `config` crate's own error for an unknown variant does not say which there are.
+impl TryFrom<String> for UnknownSessions {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "create" => Ok(Self::Create),
+            "reject" => Ok(Self::Reject),
+            _ => Err(format!("{text:?} is neither \"create\" nor \"reject\"")),
+        }
+    }
+}
+
+impl TryFrom<String> for LogFormat {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("{text:?} is none of \"auto\", \"text\" and \"json\"")),
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        // Where a RabbitMQ listens that nobody has configured.
+        let url = SecretUrl::parse("amqp://guest:guest@127.0.0.1:5672/%2f").expect("a constant URL parses");
+        Self { url, prefix: "rollcall".into() }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { url: Url::parse("file:///var/lib/rollcall/media").expect("a constant URL parses") }
+    }
+}
+
+impl Default for Ingress {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            admin_address: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            // The second is where the Django integration took them.
+            paths: vec!["/webhooks/plugnmeet".into(), "/api/course/plugnmeet/webhook/".into()],
+            max_body_bytes: 1024 * 1024,
+            max_connections: 20_000,
+            confirm_timeout: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            admin_address: None,
+            batch_size: 200,
+            batch_wait: Duration::from_millis(5),
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Default for Attendance {
+    fn default() -> Self {
+        Self { retry: RetrySchedule::of_seconds(&[1, 5, 30, 120, 600, 1800]) }
+    }
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { retry: RetrySchedule::of_seconds(&[1, 5, 30, 120, 600, 1800]) }
+    }
+}
+
+impl Default for Recordings {
+    fn default() -> Self {
+        Self {
+            // Transcoding takes minutes to hours, so the later steps are long: about a day in all.
+            retry: RetrySchedule::of_seconds(&[30, 120, 300, 600, 1200, 1800, 3600, 7200, 10_800, 14_400, 21_600, 28_800]),
+            concurrency: 4,
+            work_dir: None,
+            hold: Duration::from_mins(3),
+            lease: Duration::from_mins(1),
+            read_timeout: Duration::from_secs(30),
+            ffmpeg: "ffmpeg".into(),
+            ffprobe: "ffprobe".into(),
+            ffmpeg_timeout: Duration::from_mins(2),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+/// The delays before a failed event is tried again, shortest first: each has a queue of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetrySchedule(Vec<Duration>);
+
+impl RetrySchedule {
+    fn of_seconds(seconds: &[u64]) -> Self {
+        Self(seconds.iter().copied().map(Duration::from_secs).collect())
+    }
+
+    /// Every delay, shortest first, each once.
+    pub fn delays(&self) -> &[Duration] {
+        &self.0
+    }
+
+    /// How often an event may fail before it is dead.
+    pub fn attempts(&self) -> usize {
+        self.0.len() + 1
+    }
+}
+
+impl<'de> Deserialize<'de> for RetrySchedule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut delays = list(deserializer)?
+            .iter()
+            .map(|text| humantime::parse_duration(text).map_err(|error| de::Error::custom(format!("{text:?}: {error}"))))
+            .collect::<Result<Vec<_>, _>>()?;
+        delays.sort_unstable();
+        delays.dedup();
+        // RabbitMQ takes a time to live of up to 32 bits of milliseconds.
+        let month = Duration::from_hours(24 * 31);
+        if delays.is_empty() || delays.iter().any(|delay| delay.is_zero() || *delay > month) {
+            return Err(de::Error::custom("a retry schedule is one or more delays, such as \"1s\", up to a month each"));
+        }
+        Ok(Self(delays))
+    }
+}
+
+/// A URL that may hold a password: it prints without it.
+#[derive(Clone)]
+pub struct SecretUrl(std::sync::Arc<SecretBox<String>>);
+
+impl SecretUrl {
+    /// A URL of any scheme.
+    ///
+    /// # Errors
+    /// The text is not a URL.
+    pub fn parse(text: &str) -> Result<Self, url::ParseError> {
+        Url::parse(text)?;
+        Ok(Self(std::sync::Arc::new(SecretBox::new(Box::new(text.to_owned())))))
+    }
+
+    /// The URL as it was written, password and all.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// `amqp`, `postgres`, …
+    pub fn scheme(&self) -> &str {
+        self.expose().split(':').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(mut url) = Url::parse(self.expose()) else { return f.write_str("[not a URL]") };
+        if url.password().is_some() {
+            url.set_password(Some("***")).map_err(|()| fmt::Error)?;
+        }
+        // `sslpassword` and its like; what else stands there helps nobody enough to risk it.
+        url.set_query(None);
+        f.write_str(url.as_str())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // The value is not repeated: it may hold a password even where it does not parse.
+        Self::parse(&text).map_err(|error| de::Error::custom(format!("not a URL: {error}")))
+    }
+}
+
+/// Why the settings cannot be used: says which one, what it is and what is allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file or the environment cannot be read as settings.
+    #[error(transparent)]
+    Read(#[from] config::ConfigError),
+    /// A setting has a value that it cannot have.
+    #[error("setting {name} is {value:?}: {allowed}")]
+    Invalid {
+        /// The setting's name.
+        name: String,
+        /// Its value, without any password.
+        value: String,
+        /// What it may be instead.
+        allowed: &'static str,
+    },
+    /// A setting that this program needs is not there.
+    #[error("setting {name} is missing: {allowed}")]
+    Missing {
+        /// The setting's name.
+        name: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+}
+
+impl Settings {
+    /// Reads `file`, or `rollcall.toml` in the working directory if there is one, then the environment.
+    ///
+    /// # Errors
+    /// A file that was named is not there, a setting is unknown, missing, or has a value that it cannot have.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let source = match file {
+            Some(file) => config::File::from(file).format(config::FileFormat::Toml),
+            None => config::File::from(Path::new("rollcall.toml")).required(false),
+        };
+        let environment = config::Environment::with_prefix("ROLLCALL").prefix_separator("__").separator("__");
+        let settings: Self = config::Config::builder()
+            .add_source(source)
+            .add_source(environment)
+            .build()?
+            .try_deserialize()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check(
+            matches!(self.queue.url.scheme(), "amqp" | "amqps"),
+            "queue.url",
+            &self.queue.url,
+            "it starts with amqp:// or amqps://",
+        )?;
+        check(is_name(&self.queue.prefix), "queue.prefix", &self.queue.prefix, NAME)?;
+        if let Some(url) = &self.database.url {
+            check(
+                matches!(url.scheme(), "postgres" | "postgresql" | "sqlite"),
+                "database.url",
+                url,
+                "it starts with postgres:// or sqlite://",
+            )?;
+        }
+        let storage = &self.storage.url;
+        check(
+            storage.scheme() == "file" && storage.to_file_path().is_ok(),
+            "storage.url",
+            storage,
+            "it is file:// and an absolute folder, file:///var/lib/rollcall/media",
+        )?;
+        for path in &self.ingress.paths {
+            check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
+        }
+        check(
+            (1..=5_000).contains(&self.workers.batch_size),
+            "workers.batch_size",
+            &self.workers.batch_size,
+            "it is from 1 to 5000",
+        )?;
+        check(
+            (1..=100).contains(&self.recordings.concurrency),
+            "recordings.concurrency",
+            &self.recordings.concurrency,
+            "it is from 1 to 100",
+        )?;
+        for (name, server) in &self.plugnmeet {
+            check(is_name(name), "plugnmeet.<name>", name, NAME)?;
+            check(
+                matches!(server.url.scheme(), "http" | "https"),
+                &format!("plugnmeet.{name}.url"),
+                &server.url,
+                "it starts with http:// or https://",
+            )?;
+            check(
+                !server.api_secret.expose_secret().is_empty() && !server.api_key.is_empty(),
+                &format!("plugnmeet.{name}"),
+                &"an empty api_key or api_secret",
+                "both are those of the server's config.yaml, client.api_key and client.secret",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The database's URL, for a program that needs one.
+    ///
+    /// # Errors
+    /// The setting is missing.
+    pub fn database_url(&self) -> Result<&SecretUrl, ConfigError> {
+        self.database.url.as_ref().ok_or(ConfigError::Missing {
+            name: "database.url",
+            allowed: "it starts with postgres:// or sqlite://",
+        })
+    }
+
+    /// The delays before an event that a worker failed at is tried again.
+    pub fn retry(&self, worker: WorkerName) -> &RetrySchedule {
+        match worker {
+            WorkerName::Attendance => &self.attendance.retry,
+            WorkerName::Rooms => &self.rooms.retry,
+            WorkerName::Recordings => &self.recordings.retry,
+        }
+    }
+
+    /// The keys of every server that may sign webhooks.
+    pub fn server_keys(&self) -> Vec<ServerKeys> {
+        let keys = |(name, server): (&String, &PlugNMeet)| ServerKeys {
+            source: name.clone(),
+            api_key: server.api_key.clone(),
+            secrets: std::iter::once(&server.api_secret).chain(&server.previous_secret).cloned().collect(),
+        };
+        self.plugnmeet.iter().map(keys).collect()
+    }
+}
+
+const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
+
+/// Names become parts of routing keys and queue names, where a dot separates.
+fn is_name(text: &str) -> bool {
+    (1..=60).contains(&text.len())
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+}
+
+fn check(good: bool, name: &str, value: &dyn fmt::Display, allowed: &'static str) -> Result<(), ConfigError> {
+    if good {
+        Ok(())
+    } else {
+        Err(ConfigError::Invalid { name: name.to_owned(), value: value.to_string(), allowed })
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|error| de::Error::custom(format!("{text:?} is no time such as \"500ms\", \"10s\" or \"5m\": {error}")))
+}
+
+/// A list, or one string with commas between its parts, as the environment has it.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum List {
+        Text(String),
+        Parts(Vec<String>),
+    }
+    Ok(match List::deserialize(deserializer)? {
+        List::Text(text) => text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect(),
+        List::Parts(parts) => parts,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str) -> Result<Settings, ConfigError> {
+        let settings: Settings = config::Config::builder()
+            .add_source(config::File::from_str(toml, config::FileFormat::Toml))
+            .build()?
+            .try_deserialize()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    const QUEUE: &str = "queue.url = 'amqp://user:hunter2@broker/%2f'\n";
+
+    #[test]
+    fn little_needs_to_be_said() {
+        let settings = load(&format!(
+            "{QUEUE}[plugnmeet.main]\nurl='https://meet.example.org'\napi_key='k'\napi_secret='s'\nprevious_secret='p'"
+        ))
+        .unwrap();
+        assert_eq!(settings.queue.prefix, "rollcall");
+        assert_eq!(settings.ingress.max_body_bytes, 1_048_576);
+        let keys = settings.server_keys();
+        assert_eq!((keys[0].source.as_str(), keys[0].secrets.len()), ("main", 2));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_and_no_secret_is_told() {
+        for (toml, expected) in [
+            ("queue.url = 'redis://u:hunter2@h'", "setting queue.url is \"redis://u:***@h\": it starts with amqp://"),
+            ("queue.url = 'hunter2'", "not a URL"),
+            (&format!("{QUEUE}queue.prefix = 'a.b'"), "setting queue.prefix is \"a.b\""),
+            (&format!("{QUEUE}storage.url = 's3://b'"), "setting storage.url is \"s3://b\""),
+            (&format!("{QUEUE}database.url = 'mysql://u:hunter2@h/d'"), "mysql://u:***@h/d"),
+            (&format!("{QUEUE}ingress.adress = 'x'"), "adress"),
+            (&format!("{QUEUE}ingress.address = 'x'"), "ingress.address"),
+            (&format!("{QUEUE}ingress.confirm_timeout = 'soon'"), "confirm_timeout"),
+            (&format!("{QUEUE}ingress.paths = ['x']"), "setting ingress.paths is \"x\""),
+            (&format!("{QUEUE}workers.batch_size = 0"), "setting workers.batch_size is \"0\": it is from 1"),
+            (&format!("{QUEUE}attendance.retry = []"), "one or more delays"),
+            (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
+            (&format!("{QUEUE}[plugnmeet.\"A.b\"]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'"), "A.b"),
+            (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://x'\napi_key='k'\napi_secret='hunter2'"), "plugnmeet.a.url"),
+            (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret=''"), "client.api_key"),
+            (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'\nsecret=''"), "secret"),
+        ] {
+            let error = load(toml).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(expected), "{toml}: {text}");
+            assert!(!text.contains("hunter2"), "{toml}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_retry_schedule_is_a_list_or_one_string() {
+        let delays = |toml: &str| load(&format!("{QUEUE}{toml}")).unwrap().rooms.retry.delays().to_vec();
+        let expected = vec![Duration::from_millis(500), Duration::from_secs(2)];
+        assert_eq!(delays("rooms.retry = ['2s', '500ms', '2s']"), expected);
+        assert_eq!(delays("rooms.retry = '500ms, 2s'"), expected);
+    }
+
+    #[test]
+    fn settings_print_without_their_secrets() {
+        let settings = load(&format!(
+            "{QUEUE}[plugnmeet.main]\nurl='https://x'\napi_key='k'\napi_secret='hunter2'\nprevious_secret='hunter2'"
+        ))
+        .unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,25 @@
+//! What Rollcall's programs share, one module each.
+//!
+//! - [`config`]: `rollcall.toml` and the environment, checked before anything starts;
+//! - [`event`]: what happened in a room, in words that no server owns, and which worker wants it;
+//! - [`plugnmeet`]: how a PlugNMeet server says it (`webhook`) and how one asks it back (`api`);
+//! - [`signature`]: who really sent a webhook;
+//! - [`queue`]: durable messages between the ingress and the workers; no AMQP type leaves it;
+//! - [`shutdown`]: stopping when a signal says so;
+//! - [`store`]: the database that integrators read;
+//! - [`tls`]: which cryptography TLS uses;
+//! - [`telemetry`]: logs, metrics, and the address that shows them.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod config;
+pub mod event;
+pub mod plugnmeet;
+pub mod queue;
+pub mod shutdown;
+pub mod signature;
+#[cfg(feature = "store")]
+pub mod store;
+pub mod telemetry;
+#[cfg(feature = "plugnmeet-api")]
+pub mod tls;

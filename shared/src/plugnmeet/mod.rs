@@ -1,0 +1,5 @@
+//! What is PlugNMeet's own: how its webhooks read ([`webhook`]) and how its API is asked ([`api`]).
+
+#[cfg(feature = "plugnmeet-api")]
+pub mod api;
+pub mod webhook;

@@ -1,0 +1,95 @@
+//! Getting to the broker: one connection, made with a time-out, and errors that say what to do.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::options::ConfirmSelectOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use tokio::time::timeout;
+
+use super::QueueError;
+use crate::config;
+
+/// How long the broker may take to let us in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Seconds between heartbeats: a broker that is frozen is noticed after two.
+const HEARTBEAT: u16 = 10;
+/// The first and the longest wait between two tries to connect.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Where the broker is, and what we are called there.
+#[derive(Clone)]
+pub(super) struct Broker {
+    uri: AMQPUri,
+    /// Without its password.
+    url: String,
+    prefix: String,
+    name: String,
+}
+
+impl Broker {
+    /// `name` is shown to the broker's operator.
+    pub(super) fn new(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
+        let mut uri: AMQPUri = settings.url.expose().parse().map_err(QueueError::Url)?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        Ok(Self { uri, url: settings.url.to_string(), prefix: settings.prefix.clone(), name: name.to_owned() })
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connection, QueueError> {
+        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
+        match timeout(CONNECT_TIMEOUT, Connection::connect_uri(self.uri.clone(), properties)).await {
+            Ok(connected) => connected.map_err(|error| self.error("the connection", &error)),
+            Err(_) => Err(self.unavailable("no answer in time")),
+        }
+    }
+
+    /// A channel on which the broker confirms what is published.
+    pub(super) async fn confirming_channel(&self, connection: &Connection) -> Result<Channel, QueueError> {
+        let channel = connection.create_channel().await.map_err(|error| self.error("a channel", &error))?;
+        let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        selected.map_err(|error| self.error("publisher confirms", &error))?;
+        Ok(channel)
+    }
+
+    /// What went wrong with `name`, and whether waiting helps.
+    pub(super) fn error(&self, name: &str, error: &lapin::Error) -> QueueError {
+        let ErrorKind::ProtocolError(amqp) = error.kind() else { return self.unavailable(error) };
+        let reason = amqp.get_message().to_string();
+        match amqp.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+                QueueError::Mismatch { name: name.to_owned(), reason }
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                QueueError::Refused { url: self.url.clone(), reason }
+            }
+            _ => self.unavailable(error),
+        }
+    }
+
+    fn unavailable(&self, reason: impl fmt::Display) -> QueueError {
+        QueueError::Unavailable { url: self.url.clone(), reason: reason.to_string() }
+    }
+}
+
+/// How long to wait before trying to connect again: longer each time, and never the same for two of us.
+#[derive(Debug)]
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self(FIRST_BACKOFF)
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = self.0.mul_f64(rand::random_range(0.5..1.0));
+        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
+        wait
+    }
+}

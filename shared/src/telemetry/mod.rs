@@ -1,0 +1,64 @@
+//! Logs, metrics, and the address that shows them.
+//!
+//! - [`init`] sends log events to standard error, as text on a terminal and as JSON elsewhere;
+//! - [`admin`] shows `/healthz`, `/readyz` and `/metrics`;
+//! - [`trace_context`] ties what the ingress did for an event to what a worker does for it.
+
+pub mod admin;
+pub mod trace_context;
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{ConfigError, Log, LogFormat};
+
+/// Why there are no logs.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// `log.filter` is not in the filter language.
+    #[error(transparent)]
+    Filter(#[from] ConfigError),
+    /// Something else in this process has the logs already.
+    #[error("logging is set up already")]
+    Twice(#[from] TryInitError),
+}
+
+/// Sends the log events of this process that `log.filter` lets through to standard error.
+///
+/// # Errors
+/// The filter cannot be read, or this was called before.
+pub fn init(log: &Log) -> Result<(), InitError> {
+    let is_terminal = io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(&log.filter)?)
+        .with_ansi(is_terminal)
+        .with_writer(io::stderr);
+    match log.format {
+        LogFormat::Auto if is_terminal => lines.finish().try_init()?,
+        LogFormat::Text => lines.finish().try_init()?,
+        LogFormat::Auto | LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
+    }
+    Ok(())
+}
+
+fn filter(text: &str) -> Result<EnvFilter, ConfigError> {
+    EnvFilter::builder().parse(text).map_err(|_| ConfigError::Invalid {
+        name: "log.filter".into(),
+        value: text.into(),
+        allowed: "it is a level, and levels of parts after commas: \"info\", \"info,rollcall_workers=debug\"",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        assert!(filter("info,rollcall_workers=debug").is_ok());
+        let message = filter("info,rollcall_workers=loud").unwrap_err().to_string();
+        assert!(message.starts_with("setting log.filter is \"info,rollcall_workers=loud\": it is"), "{message}");
+    }
+}

@@ -1,0 +1,66 @@
+//! What waits in which queue.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+
+use crate::eventually;
+use crate::installation::Installation;
+
+/// How many messages are ready in each queue of the installation that holds any. Those that a worker has are not told.
+pub async fn depths(installation: &Installation) -> Result<BTreeMap<String, u32>, String> {
+    let connection =
+        Connection::connect(&installation.broker_url, ConnectionProperties::default()).await.map_err(|e| e.to_string())?;
+    let mut depths = BTreeMap::new();
+    let mut queues = vec!["unrouted".to_owned()];
+    for worker in ["attendance", "rooms", "recordings"] {
+        queues.extend(["", ".suspect", ".dead", ".retry.200ms", ".retry.1s", ".retry.2s"].map(|part| format!("{worker}{part}")));
+    }
+    for queue in queues {
+        let channel = connection.create_channel().await.map_err(|error| error.to_string())?;
+        let name = format!("{}.{queue}", installation.prefix);
+        let passive = QueueDeclareOptions::durable().passive();
+        if let Ok(declared) = channel.queue_declare(name.into(), passive, FieldTable::default()).await
+            && declared.message_count() > 0
+        {
+            depths.insert(queue, declared.message_count());
+        }
+    }
+    Ok(depths)
+}
+
+/// Waits until nothing waits but what is dead, and says how much that is, by worker.
+pub async fn drained(installation: &Installation, limit: Duration) -> BTreeMap<String, u32> {
+    eventually(limit, || async {
+        let depths = depths(installation).await?;
+        let waiting = depths.keys().any(|queue| !queue.ends_with(".dead"));
+        if waiting { Err(format!("still waiting: {depths:?}")) } else { Ok(depths) }
+    })
+    .await
+}
+
+/// The bodies and headers of what is dead for a worker; it stays where it is.
+pub async fn dead(installation: &Installation, worker: &str) -> Vec<(String, BTreeMap<String, String>)> {
+    let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let queue = format!("{}.{worker}.dead", installation.prefix);
+    let mut dead = Vec::new();
+    // Not acknowledged: given back when the connection ends.
+    while let Some(got) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap() {
+        let headers = got.delivery.properties.headers().clone().unwrap_or_default();
+        let headers = headers.inner().iter().map(|(name, value)| (name.to_string(), as_text(value)));
+        dead.push((String::from_utf8_lossy(&got.delivery.data).into_owned(), headers.collect()));
+    }
+    dead
+}
+
+fn as_text(value: &lapin::types::AMQPValue) -> String {
+    match value {
+        lapin::types::AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        lapin::types::AMQPValue::LongLongInt(number) => number.to_string(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,286 @@
+//! A queue prefix and a database of a test's own, and the programs that run on them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rollcall_migrations::{Migrator, MigratorTrait as _};
+use rollcall_shared::config::{SecretUrl, Settings};
+use rollcall_shared::store;
+use rustix::process::{Pid, Signal, kill_process};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use crate::{eventually, services};
+
+/// How long a program may take to be ready, or to stop, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One installation of Rollcall, apart from all others.
+pub struct Installation {
+    /// The tables.
+    pub db: DatabaseConnection,
+    /// Where its settings, logs and media are.
+    pub directory: PathBuf,
+    /// The broker's URL.
+    pub broker_url: String,
+    /// The queues' prefix.
+    pub prefix: String,
+    database_url: String,
+    servers: BTreeMap<String, Server>,
+    more: BTreeMap<String, String>,
+}
+
+/// A PlugNMeet server in the settings.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The API key.
+    pub api_key: String,
+    /// The API secret.
+    pub secret: String,
+    /// Where its API is.
+    pub url: String,
+}
+
+impl Installation {
+    /// On the broker and the database server that all tests share, with one server `main` (key `key`, secret `secret`).
+    pub async fn new() -> Self {
+        Self::on(&services::shared_broker(), &services::shared_postgres()).await
+    }
+
+    /// On a broker and a database server of the test's choice.
+    pub async fn on(broker_url: &str, postgres_url: &str) -> Self {
+        let id = format!("t{}", &Uuid::new_v4().simple().to_string()[..10]);
+        let (db, database_url) = create_database(postgres_url, &id).await;
+        let directory = services::directory().join(&id);
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut installation = Self {
+            db,
+            directory,
+            broker_url: broker_url.to_owned(),
+            prefix: id,
+            database_url,
+            servers: BTreeMap::new(),
+            more: BTreeMap::new(),
+        };
+        installation.server("main", "key", "secret", "http://127.0.0.1:1");
+        installation.set("log.filter", "info");
+        for worker in ["attendance", "rooms", "recordings"] {
+            installation.set(&format!("{worker}.retry"), "200ms,1s,2s");
+        }
+        installation
+    }
+
+    /// Adds a PlugNMeet server.
+    pub fn server(&mut self, name: &str, api_key: &str, secret: &str, url: &str) {
+        let server = Server { api_key: api_key.into(), secret: secret.into(), url: url.into() };
+        self.servers.insert(name.to_owned(), server);
+    }
+
+    /// The server of this name.
+    pub fn keys(&self, name: &str) -> &Server {
+        &self.servers[name]
+    }
+
+    /// Sets a setting by its dotted name.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.more.insert(name.to_owned(), value.to_string());
+    }
+
+    /// Starts an ingress on a free port.
+    pub async fn ingress(&self) -> Ingress {
+        let process = self.spawn("rollcall-ingress", &[]);
+        let (address, admin) =
+            eventually(PATIENCE, || async { process.listening().ok_or_else(|| process.tail()) }).await;
+        Ingress { process, address, admin }
+    }
+
+    /// Starts a worker, and waits until it takes deliveries.
+    pub async fn worker(&self, name: &str) -> Process {
+        let process = self.spawn("rollcall-worker", &[name]);
+        process.logs("taking deliveries").await;
+        process
+    }
+
+    /// Starts `count` each of the attendance and the rooms worker.
+    pub async fn attendance_and_rooms(&self, count: usize) -> Vec<Process> {
+        let mut processes = Vec::new();
+        for _ in 0..count {
+            for name in ["attendance", "rooms"] {
+                processes.push(self.spawn("rollcall-worker", &[name]));
+            }
+        }
+        for process in &processes {
+            process.logs("taking deliveries").await;
+        }
+        processes
+    }
+
+    /// Starts a program that was built with the tests, on these settings.
+    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Process {
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let log = self.directory.join(format!("{program}-{}-{run}.log", arguments.join("-")));
+        // One each: a program may read its settings while the next one's are written.
+        let config = log.with_extension("toml");
+        std::fs::write(&config, self.settings()).unwrap();
+        let child = Command::new(program_path(program))
+            .args(arguments)
+            .arg("--config")
+            .arg(&config)
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .env("RUST_BACKTRACE", "0")
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): run the tests by `make test`"));
+        Process { child, log }
+    }
+
+    /// The settings as the programs read them.
+    pub fn load_settings(&self) -> Settings {
+        let file = self.directory.join("settings-of-the-test.toml");
+        std::fs::write(&file, self.settings()).unwrap();
+        Settings::load(Some(&file)).unwrap()
+    }
+
+    fn settings(&self) -> String {
+        let mut settings = format!(
+            "queue.url = {:?}\nqueue.prefix = {:?}\ndatabase.url = {:?}\nstorage.url = \"file://{}\"\n\
+             ingress.address = \"127.0.0.1:0\"\ningress.admin_address = \"127.0.0.1:0\"\nlog.format = \"json\"\n",
+            self.broker_url,
+            self.prefix,
+            self.database_url,
+            self.media().display(),
+        );
+        for (name, value) in &self.more {
+            writeln!(settings, "{name} = {value:?}").unwrap();
+        }
+        for (name, server) in &self.servers {
+            let Server { api_key, secret, url } = server;
+            writeln!(settings, "[plugnmeet.{name}]\nurl = {url:?}\napi_key = {api_key:?}\napi_secret = {secret:?}").unwrap();
+            if let Some(previous) = self.more.get(&format!("previous of {name}")) {
+                writeln!(settings, "previous_secret = {previous:?}").unwrap();
+            }
+        }
+        settings
+    }
+
+    /// Where recordings are archived.
+    pub fn media(&self) -> PathBuf {
+        self.directory.join("media")
+    }
+}
+
+async fn create_database(server: &str, name: &str) -> (DatabaseConnection, String) {
+    let admin = store::connect(&SecretUrl::parse(server).unwrap(), 1).await.unwrap();
+    admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let (before, _) = server.rsplit_once('/').unwrap();
+    let url = format!("{before}/{name}");
+    let db = store::connect(&SecretUrl::parse(&url).unwrap(), 4).await.unwrap();
+    Migrator::up(&db, None).await.unwrap();
+    (db, url)
+}
+
+/// Beside the tests' own executables, where cargo puts the workspace's programs.
+pub fn program_path(program: &str) -> PathBuf {
+    let mut directory = std::env::current_exe().unwrap();
+    directory.pop();
+    if directory.ends_with("deps") {
+        directory.pop();
+    }
+    directory.join(program)
+}
+
+/// A running program.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// A running ingress.
+#[derive(Debug)]
+pub struct Ingress {
+    /// The program.
+    pub process: Process,
+    /// Where it takes webhooks.
+    pub address: SocketAddr,
+    /// Where it shows its metrics.
+    pub admin: SocketAddr,
+}
+
+impl Process {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("the program has ended")
+    }
+
+    /// SIGTERM; waits until it has ended, and that well.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("it does not stop: {}", self.tail())).unwrap();
+        assert!(status.success(), "it ended with {status}: {}", self.tail());
+    }
+
+    /// SIGKILL; waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it goes on").unwrap()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until its log says `text`.
+    pub async fn logs(&self, text: &str) {
+        eventually(PATIENCE, || async {
+            if self.log().contains(text) { Ok(()) } else { Err(format!("no {text:?} in {}", self.tail())) }
+        })
+        .await;
+    }
+
+    /// Its whole log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().rev().take(20).collect();
+        format!("{}:\n{}", self.log.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+
+    fn listening(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.log().lines().find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            let address = |name: &str| line.get(name)?.as_str()?.parse().ok();
+            Some((address("address")?, address("admin_address")?))
+        })
+    }
+}
+
+/// How much memory a process has resident, and had at most, in KiB.
+pub fn memory_kib(process: &Process) -> (u64, u64) {
+    let status = std::fs::read_to_string(Path::new("/proc").join(process.id().to_string()).join("status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}

@@ -1,0 +1,35 @@
+//! What the end-to-end tests share. They know Rollcall as a stranger does: its programs, HTTP, AMQP, SQL.
+//!
+//! - [`services`]: the broker and the database that `make test` starts, and more of them where a test breaks one;
+//! - [`installation`]: a queue prefix and a database of a test's own, and the programs that run on them;
+//! - [`webhooks`]: posting signed events, and which were accepted;
+//! - [`broker`]: what waits in which queue;
+//! - [`fixtures`]: classes captured from a real server;
+//! - [`classes`]: classes made up from who was truly there.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+#![allow(clippy::missing_panics_doc)]
+
+use std::time::{Duration, Instant};
+
+pub mod broker;
+pub mod classes;
+pub mod fixtures;
+pub mod installation;
+pub mod services;
+pub mod webhooks;
+
+/// Waits until `met` says so, asking again and again; what it said then.
+///
+/// # Panics
+/// It has not come to that within `limit`: with what `met` said last.
+pub async fn eventually<T, F: Future<Output = Result<T, String>>>(limit: Duration, mut met: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match met().await {
+            Ok(met) => return met,
+            Err(last) => assert!(Instant::now() < deadline, "not within {limit:?}: {last}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

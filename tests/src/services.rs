@@ -1,0 +1,89 @@
+//! The broker and the database that `make test` starts, and more of them where a test breaks one.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
+}
+
+/// The broker that all tests share, each under a prefix of its own.
+pub fn shared_broker() -> String {
+    variable("ROLLCALL_TEST_AMQP_URL")
+}
+
+/// The database server that all tests share, each with a database of its own.
+pub fn shared_postgres() -> String {
+    variable("ROLLCALL_TEST_POSTGRES_URL")
+}
+
+/// Where tests put what they make; removed at the end of the run.
+pub fn directory() -> PathBuf {
+    variable("ROLLCALL_TEST_DIR").into()
+}
+
+/// A server of a test's own, to be broken.
+#[derive(Debug)]
+pub struct Server {
+    script: PathBuf,
+    directory: PathBuf,
+    /// Where it is, the same after each start.
+    pub url: String,
+}
+
+impl Server {
+    /// A RabbitMQ.
+    pub async fn rabbitmq(name: &str) -> Self {
+        Self::start_new("rabbitmq", name).await
+    }
+
+    /// A PostgreSQL.
+    pub async fn postgres(name: &str) -> Self {
+        Self::start_new("postgres", name).await
+    }
+
+    async fn start_new(kind: &str, name: &str) -> Self {
+        let directory = directory().join(name);
+        let script = Path::new(&variable("ROLLCALL_DEV")).join(kind);
+        let mut server = Self { script, directory, url: String::new() };
+        server.run("start").await;
+        server.url = std::fs::read_to_string(server.directory.join("url")).unwrap().trim().to_owned();
+        server
+    }
+
+    /// Starts it again, with its data, where it was.
+    pub async fn start(&self) {
+        self.run("start").await;
+    }
+
+    /// Stops it as an operator would.
+    pub async fn stop(&self) {
+        self.run("stop").await;
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&self) {
+        self.run("kill").await;
+    }
+
+    async fn run(&self, verb: &str) {
+        let status = Command::new(&self.script).arg(verb).arg(&self.directory).stdout(Stdio::null()).status().await;
+        assert!(status.unwrap().success(), "{} {verb} failed", self.script.display());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nobody needs its data any more. What fails here is cleared away at the end of the run.
+        let removed = std::process::Command::new(&self.script)
+            .arg("remove")
+            .arg(&self.directory)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        drop(removed);
+    }
+}

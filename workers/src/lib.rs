@@ -1,0 +1,20 @@
+//! Rollcall's workers: what an event of their kind changes.
+//!
+//! - [`worker`]: what a worker is: a name and what a batch of events changes;
+//! - [`attendance`], [`rooms`], [`recordings`]: the three, a rule each;
+//! - `sessions` and `presence`: which session an event belongs to, and who was there for how long; attendance and rooms
+//!   both derive from them;
+//! - [`runner`]: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
+//! - `sql`, `transaction`: small pieces of SQL; all or nothing, again at once where another transaction was in the way.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod attendance;
+mod presence;
+pub mod recordings;
+pub mod rooms;
+pub mod runner;
+mod sessions;
+mod sql;
+mod transaction;
+pub mod worker;

@@ -1,0 +1,446 @@
+//! Recordings: fetched from the server, looked at, archived with a thumbnail, done once.
+//!
+//! Both events ask for the same: `end_recording` usually comes long before the file can be had, `recording_proceeded` when it
+//! can. Whichever comes takes the recording's [`lease`]; under it a job of its own asks the server for the file
+//! ([`download`]), looks what it is ([`media`]), puts it where it stays ([`archive`]) and makes the row `ready` in one
+//! transaction that gives the lease back. A delivery waits for its job only so long, for the broker does not wait for
+//! hours: past that it comes back later and looks what has become of it.
+//!
+//! What goes wrong stands in the row's `error` while the event is tried again, and the row is `failed` when it is given up.
+
+mod archive;
+mod download;
+mod lease;
+mod media;
+#[cfg(test)]
+mod stand_in;
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use chrono::Utc;
+use futures_util::FutureExt as _;
+use rollcall_shared::config::{self, Settings, UnknownSessions};
+use rollcall_shared::event::{Change, Event, WorkerName};
+use rollcall_shared::plugnmeet::api;
+use rollcall_shared::store::entity::live_session_recording::{ActiveModel, Column, Entity, Model};
+use sea_orm::{ActiveValue::Set, ColumnTrait as _, DatabaseConnection, EntityTrait as _, ExprTrait as _, QueryFilter as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use self::archive::{Archive, WorkFile};
+use self::download::Fetched;
+use self::lease::Lease;
+use self::media::{Media, ToolError, Tools};
+use crate::sessions;
+use crate::transaction::transaction;
+use crate::worker::{Failure, Outcome, Worker};
+
+const PROCESSING: &str = "processing";
+const READY: &str = "ready";
+const FAILED: &str = "failed";
+
+/// How long a job whose file is already archived waits for a database that has gone away: longer than a restart takes, and
+/// fetching a gigabyte again costs more than waiting.
+const DATABASE_PATIENCE: Duration = Duration::from_mins(10);
+/// The longest that a job itself waits when a server wants to be left alone; for longer, the event comes back later.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// When a job that was stopped with its process may go on in another.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// How often it does so for one request.
+const WAITS: usize = 3;
+
+/// The worker.
+#[derive(Debug)]
+pub struct Recordings {
+    archivist: Arc<Archivist>,
+    /// Jobs that outlive their deliveries count too.
+    slots: Arc<Semaphore>,
+    hold: Duration,
+    lease: Duration,
+    jobs: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What a job needs.
+#[derive(Debug)]
+struct Archivist {
+    db: DatabaseConnection,
+    servers: BTreeMap<String, api::Client>,
+    unknown: UnknownSessions,
+    tools: Tools,
+    archive: Archive,
+}
+
+/// How a job ended.
+enum End {
+    /// The recording is ready. The lease is given back.
+    Ready,
+    /// The lease is another job's.
+    Lost,
+    /// This process is told to stop.
+    Stopped,
+    /// It did not work.
+    Failed(Failure),
+}
+
+impl Worker for Recordings {
+    const NAME: WorkerName = WorkerName::Recordings;
+
+    async fn handle(&self, events: &[Event]) -> Result<Outcome, Failure> {
+        let mut outcome = Outcome::Applied;
+        for event in events {
+            if let later @ Outcome::LookAgain(_) = self.archive(event).await? {
+                outcome = later;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn gave_up(&self, event: &Event, failure: &Failure) -> Result<(), Failure> {
+        let Change::Recording(recording) = &event.change else { return Ok(()) };
+        let update = ActiveModel { status: Set(FAILED.into()), ..error_row(failure) };
+        Entity::update_many()
+            .set(update)
+            .filter(Column::Source.eq(&event.room.source))
+            .filter(Column::RecordId.eq(&recording.record_id))
+            .filter(Column::Status.ne(READY))
+            .exec(&self.archivist.db)
+            .await?;
+        Ok(())
+    }
+
+    /// Stops the jobs: each gives its lease back, so that another process takes over at once, and removes its files.
+    async fn shutdown(&self) {
+        self.stop.cancel();
+        self.jobs.close();
+        self.jobs.wait().await;
+    }
+}
+
+impl Recordings {
+    /// The worker as the settings have it, with `db` to write to.
+    ///
+    /// # Errors
+    /// The storage cannot be opened, or an HTTP client cannot be made.
+    pub fn new(settings: &Settings, db: DatabaseConnection) -> anyhow::Result<Self> {
+        let config::Recordings { concurrency, hold, lease, read_timeout, .. } = settings.recordings;
+        let client = |(name, server): (&String, &config::PlugNMeet)| {
+            let client = api::Client::new(server, read_timeout).with_context(|| format!("setting plugnmeet.{name}"))?;
+            anyhow::Ok((name.clone(), client))
+        };
+        let archivist = Archivist {
+            db,
+            servers: settings.plugnmeet.iter().map(client).collect::<Result<_, _>>()?,
+            unknown: settings.sessions.unknown,
+            tools: Tools::new(&settings.recordings),
+            archive: Archive::open(settings)?,
+        };
+        Ok(Self {
+            archivist: Arc::new(archivist),
+            slots: Arc::new(Semaphore::new(concurrency)),
+            hold,
+            lease,
+            jobs: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    async fn archive(&self, event: &Event) -> Result<Outcome, Failure> {
+        let row = self.archivist.open(event).await?;
+        if row.status == READY {
+            return Ok(Outcome::Applied);
+        }
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            return Ok(Outcome::LookAgain(self.lease));
+        };
+        match Lease::ask(&self.archivist.db, row.id, self.lease).await? {
+            lease::Asked::Ours(lease) => self.wait_for(self.start(row.id, lease, slot)).await,
+            lease::Asked::Held => Ok(Outcome::LookAgain(self.lease)),
+            lease::Asked::Failed(failure) => Err(failure),
+        }
+    }
+
+    /// Starts the job, which goes on whether or not somebody waits for what it comes to.
+    fn start(&self, id: i64, lease: Lease, slot: OwnedSemaphorePermit) -> oneshot::Receiver<Result<Outcome, Failure>> {
+        let (done, waiting) = oneshot::channel();
+        let (archivist, stop, look_again) = (Arc::clone(&self.archivist), self.stop.clone(), self.lease);
+        let job = async move {
+            let end = tokio::select! {
+                () = stop.cancelled() => End::Stopped,
+                () = lease.keep() => End::Lost,
+                end = AssertUnwindSafe(archivist.job(id, &lease)).catch_unwind() => match end {
+                    Ok(Ok(end)) => end,
+                    Ok(Err(failure)) => End::Failed(failure),
+                    Err(_) => End::Failed(Failure::transient(anyhow!("the job panicked"))),
+                },
+            };
+            archivist.conclude(id, &lease, &end, done.is_closed()).await;
+            drop(slot);
+            // Where the delivery stops waiting just now, the failure is lost and the event tried once more than it would be.
+            let _ = done.send(match end {
+                End::Ready => Ok(Outcome::Applied),
+                End::Lost => Ok(Outcome::LookAgain(look_again)),
+                End::Stopped => Ok(Outcome::LookAgain(AT_ONCE)),
+                End::Failed(failure) => Err(failure),
+            });
+        };
+        self.jobs.spawn(job.in_current_span());
+        waiting
+    }
+
+    /// Waits for a job as long as a delivery may.
+    async fn wait_for(&self, mut job: oneshot::Receiver<Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
+        let ended = match tokio::time::timeout(self.hold, &mut job).await {
+            Ok(ended) => ended.ok(),
+            Err(_) => {
+                job.close();
+                job.try_recv().ok()
+            }
+        };
+        ended.unwrap_or(Ok(Outcome::LookAgain(self.lease)))
+    }
+}
+
+impl Archivist {
+    /// The recording's row, `processing` if it is new or was given up before.
+    async fn open(&self, event: &Event) -> Result<Model, Failure> {
+        let Change::Recording(recording) = &event.change else {
+            return Err(Failure::permanent(anyhow!("this event is not about a recording: {:?}", event.change)));
+        };
+        transaction(&self.db, |tx| async move {
+            let tx = &*tx;
+            let session = sessions::resolve(tx, &[&event.room], self.unknown).await?;
+            let new = ActiveModel {
+                session_id: Set(*session.first().context("the room has no session").map_err(Failure::permanent)?),
+                source: Set(event.room.source.clone()),
+                record_id: Set(recording.record_id.clone()),
+                title: Set(event.room.title.as_deref().and_then(clean)),
+                status: Set(PROCESSING.into()),
+                ..Default::default()
+            };
+            let key = [Column::Source, Column::RecordId];
+            Entity::insert(new).on_conflict_do_nothing_on(key).exec_without_returning(tx).await?;
+            let this = Column::Source.eq(&event.room.source).and(Column::RecordId.eq(&recording.record_id));
+            let again = ActiveModel { status: Set(PROCESSING.into()), updated_at: Set(Utc::now()), ..Default::default() };
+            let given_up = this.clone().and(Column::Status.eq(FAILED));
+            Entity::update_many().set(again).filter(given_up).exec(tx).await?;
+            let row = Entity::find().filter(this).one(tx).await?;
+            row.context("the recording's row is gone").map_err(Failure::transient)
+        })
+        .await
+    }
+
+    /// What is done under the lease.
+    async fn job(&self, id: i64, lease: &Lease) -> Result<End, Failure> {
+        let row = Entity::find_by_id(id).one(&self.db).await?;
+        let row = row.context("the recording's row is gone").map_err(Failure::transient)?;
+        if row.status == READY {
+            // Another job was done with it between our look at the row and our lease.
+            transaction(&self.db, |tx| async move { Ok(lease.end(&tx).await?) }).await?;
+            return Ok(End::Ready);
+        }
+        let end = self.archive(&row, lease).await;
+        end.map_err(|failure| within(format!("recording {} of {}", row.record_id, row.source), failure))
+    }
+
+    /// From the server's word for it to a row that says `ready`.
+    async fn archive(&self, row: &Model, lease: &Lease) -> Result<End, Failure> {
+        let server = self.server(&row.source)?;
+        let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
+        self.tools.check().await.map_err(Failure::transient)?;
+        self.sweep().await;
+
+        let file = self.archive.work_file(row.id, lease, archive::RECORDING);
+        let fetched = download::fetch(server, &row.record_id, &file.path, &download::PATIENCE)
+            .await
+            .map_err(|failure| within("downloading", failure))?;
+        let thumbnail = self.archive.work_file(row.id, lease, archive::THUMBNAIL);
+        // Meanwhile the disk gets on with it: publishing waits for that.
+        let (_, looked) = tokio::join!(file.sync(), self.look(&file, &thumbnail));
+        let (media, thumbnail_error) = looked?;
+
+        let recorded_at = info.created_at.unwrap_or(row.created_at);
+        let key = archive::key(&row.source, recorded_at, row.id, &fetched.sha256);
+        let file_key = format!("{key}.{}", media.extension);
+        let thumbnail_key = (media.video.is_some() && thumbnail_error.is_none()).then(|| format!("{key}.jpg"));
+        self.publish(&file, &file_key).await?;
+        if let Some(key) = &thumbnail_key {
+            self.publish(&thumbnail, key).await?;
+        }
+
+        let title = info.title.as_deref().and_then(clean).or_else(|| row.title.clone());
+        let ready = ActiveModel {
+            file_name: Set(Some(archive::file_name(title.as_deref(), recorded_at, &row.record_id, media.extension))),
+            title: Set(title),
+            file_key: Set(Some(file_key)),
+            thumbnail_key: Set(thumbnail_key),
+            recorded_at: Set(info.created_at),
+            error: Set(thumbnail_error),
+            ..ready_row(&fetched, media)
+        };
+        let done = patiently(|| self.make_ready(row.id, lease, &ready)).await?;
+        tracing::info!(record_id = row.record_id, bytes = fetched.size, "a recording is archived");
+        Ok(if done { End::Ready } else { End::Lost })
+    }
+
+    fn server(&self, source: &str) -> Result<&api::Client, Failure> {
+        self.servers
+            .get(source)
+            .with_context(|| format!("the settings have no server plugnmeet.{source}"))
+            .map_err(Failure::transient)
+    }
+
+    async fn sweep(&self) {
+        if let Err(error) = self.archive.sweep(&self.db).await {
+            tracing::warn!(error = format!("{error:#}"), "what died jobs have left could not be removed");
+        }
+    }
+
+    /// What the file is; its thumbnail, or why there is none although it has a picture.
+    async fn look(&self, file: &WorkFile, thumbnail: &WorkFile) -> Result<(Media, Option<String>), Failure> {
+        let media = self.tools.probe(&file.path).await.map_err(not_probed)?;
+        let Some(video) = &media.video else { return Ok((media, None)) };
+        let made = self.tools.thumbnail(&file.path, video, &thumbnail.path).await;
+        let error = made.err().map(|error| format!("no thumbnail: {:#}", anyhow::Error::new(error)));
+        if let Some(error) = &error {
+            tracing::warn!(error, "a recording has no thumbnail");
+        }
+        Ok((media, error))
+    }
+
+    async fn publish(&self, file: &WorkFile, key: &str) -> Result<(), Failure> {
+        let stored = self.archive.publish(file, key).await.with_context(|| format!("storing {key}"));
+        stored.map_err(Failure::transient)
+    }
+
+    /// Makes the row ready and gives the lease back; `false`, and nothing changed, if the lease is another job's.
+    async fn make_ready(&self, id: i64, lease: &Lease, ready: &ActiveModel) -> Result<bool, Failure> {
+        transaction(&self.db, |tx| async move {
+            let ours = lease.end(&tx).await?;
+            if ours {
+                Entity::update_many().set(ready.clone()).filter(Column::Id.eq(id)).exec(&*tx).await?;
+            }
+            Ok(ours)
+        })
+        .await
+    }
+
+    /// Gives the lease back after a job that did not make the recording ready, and says why in the row.
+    async fn conclude(&self, id: i64, lease: &Lease, end: &End, nobody_waits: bool) {
+        let failure = match end {
+            End::Ready | End::Lost => return,
+            // A database that is away is nobody's failure.
+            End::Stopped | End::Failed(Failure::Unreachable(_)) => None,
+            End::Failed(failure) => Some(failure),
+        };
+        let told = transaction(&self.db, |tx| async move {
+            let ours = match failure {
+                Some(failure) if nobody_waits => lease.end_with(&tx, failure).await?,
+                _ => lease.end(&tx).await?,
+            };
+            if let Some(failure) = failure.filter(|_| ours) {
+                let this = Column::Id.eq(id).and(Column::Status.eq(PROCESSING));
+                Entity::update_many().set(error_row(failure)).filter(this).exec(&*tx).await?;
+            }
+            Ok(())
+        });
+        if let Err(error) = told.await {
+            tracing::warn!(%error, "a lease could not be given back; it runs out by itself");
+        }
+    }
+}
+
+/// The columns that follow from the file.
+fn ready_row(fetched: &Fetched, media: Media) -> ActiveModel {
+    let recording_type = if media.video.is_some() { "video" } else { "voice" };
+    let (width, height, codec) = media.video.map(|video| (video.width, video.height, video.codec)).unwrap_or_default();
+    ActiveModel {
+        recording_type: Set(Some(recording_type.into())),
+        status: Set(READY.into()),
+        file_size: Set(fetched.size.try_into().ok()),
+        sha256: Set(Some(fetched.sha256.clone())),
+        duration_seconds: Set(media.duration_seconds),
+        width: Set(width),
+        height: Set(height),
+        video_codec: Set(codec),
+        updated_at: Set(Utc::now()),
+        ..Default::default()
+    }
+}
+
+fn error_row(failure: &Failure) -> ActiveModel {
+    ActiveModel { error: Set(clean(&failure.to_string())), updated_at: Set(Utc::now()), ..Default::default() }
+}
+
+/// A text that PostgreSQL takes (it refuses NUL); `None` if nothing is left.
+fn clean(text: &str) -> Option<String> {
+    let text = text.replace(char::is_control, " ").trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+/// The file came whole and is no page of a proxy's, so what ffprobe cannot read now it will not read later either. Everything
+/// else is this machine's trouble.
+fn not_probed(error: ToolError) -> Failure {
+    if error.is_the_files() {
+        Failure::permanent(anyhow::Error::new(error).context("the file is not a recording"))
+    } else {
+        Failure::transient(anyhow::Error::new(error).context("looking what the file is"))
+    }
+}
+
+/// Asks a server, and again when it said how soon it may be asked again.
+async fn asking<T, F>(doing: &'static str, ask: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, api::Error>>,
+{
+    for _ in 0..WAITS {
+        let answer = ask().await;
+        let wait = answer.as_ref().err().and_then(api::Error::retry_after).filter(|wait| *wait <= LONGEST_WAIT);
+        let Some(wait) = wait else { return answer.map_err(|error| refused(doing, error)) };
+        tracing::debug!(?wait, "the server wants to be left alone");
+        tokio::time::sleep(wait).await;
+    }
+    ask().await.map_err(|error| refused(doing, error))
+}
+
+fn refused(doing: &'static str, error: api::Error) -> Failure {
+    let kind = error.kind();
+    let error = anyhow::Error::new(error).context(doing);
+    match kind {
+        api::Kind::Transient => Failure::Transient(error),
+        api::Kind::Permanent => Failure::Permanent(error),
+    }
+}
+
+/// Does it again while the database is away, for [`DATABASE_PATIENCE`].
+async fn patiently<T, F: Future<Output = Result<T, Failure>>>(work: impl Fn() -> F) -> Result<T, Failure> {
+    let deadline = Instant::now() + DATABASE_PATIENCE;
+    loop {
+        match work().await {
+            Err(Failure::Unreachable(error)) if Instant::now() < deadline => {
+                tracing::warn!(error = format!("{error:#}"), "an archived recording waits for the database");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The failure, saying what it happened to.
+fn within(what: impl std::fmt::Display + Send + Sync + 'static, failure: Failure) -> Failure {
+    match failure {
+        Failure::Transient(error) => Failure::Transient(error.context(what)),
+        Failure::Permanent(error) => Failure::Permanent(error.context(what)),
+        Failure::Unreachable(error) => Failure::Unreachable(error.context(what)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Who fetches a recording now: a row in `recording_lease` that its holder renews.
+//!
+//! All times are the database's, so the workers' clocks do not matter. A lease that is not renewed runs out and the next to
+//! ask has it; the former holder finds out when it renews, or at the latest in the transaction that would make the
+//! recording ready. A job that outlives its delivery leaves its failure in the row for whoever asks next.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
+use uuid::Uuid;
+
+use crate::transaction::transaction;
+use crate::worker::Failure;
+
+/// How soon a renewal that the database did not take is tried again.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
+
+/// The right to fetch one recording.
+#[derive(Debug, Clone)]
+pub(super) struct Lease {
+    db: DatabaseConnection,
+    recording_id: i64,
+    holder: String,
+    length: Duration,
+}
+
+/// What asking for a lease came to.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It is ours.
+    Ours(Lease),
+    /// Another job has it.
+    Held,
+    /// A job that outlived its delivery has failed like this; told once.
+    Failed(Failure),
+}
+
+impl Lease {
+    /// Asks for the lease of a recording.
+    pub(super) async fn ask(db: &DatabaseConnection, recording_id: i64, length: Duration) -> Result<Asked, Failure> {
+        let lease = Self { db: db.clone(), recording_id, holder: Uuid::new_v4().to_string(), length };
+        let lease = &lease;
+        transaction(db, |tx| async move {
+            if let Some(failure) = take_failure(&tx, recording_id).await? {
+                return Ok(Asked::Failed(failure));
+            }
+            Ok(if lease.take(&*tx).await? { Asked::Ours(lease.clone()) } else { Asked::Held })
+        })
+        .await
+    }
+
+    /// The job's own name.
+    pub(super) fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    async fn take(&self, db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+        let clock = Clock(db.get_database_backend());
+        // A second job waits here for the first one's commit and then sees its row.
+        let sql = format!(
+            "INSERT INTO recording_lease (recording_id, holder, expires_at) VALUES ($1, $2, {after}) \
+             ON CONFLICT (recording_id) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at \
+             WHERE recording_lease.expires_at < {now} AND recording_lease.failure IS NULL",
+            after = clock.after(self.length),
+            now = clock.now(),
+        );
+        self.change(db, sql).await
+    }
+
+    /// Keeps the lease; returns when it is lost to another job.
+    pub(super) async fn keep(&self) {
+        let mut pause = self.length / 3;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = match self.renew().await {
+                Ok(true) => self.length / 3,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(recording = self.recording_id, %error, "a lease could not be renewed");
+                    RENEW_AGAIN.min(self.length / 3)
+                }
+            };
+        }
+    }
+
+    /// Holds the lease for another while; `false` if somebody else has it. One that has run out and that nobody took will do.
+    async fn renew(&self) -> Result<bool, DbErr> {
+        let after = Clock(self.db.get_database_backend()).after(self.length);
+        let sql = format!("UPDATE recording_lease SET expires_at = {after} WHERE recording_id = $1 AND holder = $2");
+        self.change(&self.db, sql).await
+    }
+
+    /// Gives the lease back in the transaction that makes use of it: `false` if it is not ours any more.
+    pub(super) async fn end(&self, tx: &DatabaseTransaction) -> Result<bool, DbErr> {
+        self.change(tx, "DELETE FROM recording_lease WHERE recording_id = $1 AND holder = $2".into()).await
+    }
+
+    /// Gives the lease back and leaves `failure` for whoever asks next: `false` if it is not ours any more.
+    pub(super) async fn end_with(&self, tx: &DatabaseTransaction, failure: &Failure) -> Result<bool, DbErr> {
+        let sql = "UPDATE recording_lease SET failure = $3, failure_is_permanent = $4 \
+                   WHERE recording_id = $1 AND holder = $2";
+        let permanent = matches!(failure, Failure::Permanent(_));
+        let values = [self.recording_id.into(), self.holder.as_str().into(), failure.to_string().into(), permanent.into()];
+        Ok(execute(tx, sql.into(), values).await? == 1)
+    }
+
+    async fn change(&self, db: &impl ConnectionTrait, sql: String) -> Result<bool, DbErr> {
+        Ok(execute(db, sql, [self.recording_id.into(), self.holder.as_str().into()]).await? == 1)
+    }
+}
+
+async fn take_failure(tx: &DatabaseTransaction, recording_id: i64) -> Result<Option<Failure>, DbErr> {
+    let sql = "DELETE FROM recording_lease WHERE recording_id = $1 AND failure IS NOT NULL \
+               RETURNING failure, failure_is_permanent";
+    let statement = Statement::from_sql_and_values(tx.get_database_backend(), sql, [recording_id.into()]);
+    let Some(row) = tx.query_one_raw(statement).await? else { return Ok(None) };
+    let failure = anyhow!(row.try_get::<String>("", "failure")?);
+    let permanent = row.try_get("", "failure_is_permanent")?;
+    Ok(Some(if permanent { Failure::Permanent(failure) } else { Failure::Transient(failure) }))
+}
+
+/// The holders of the leases that have not run out.
+pub(super) async fn live_holders(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let backend = db.get_database_backend();
+    let sql = format!("SELECT holder FROM recording_lease WHERE expires_at >= {}", Clock(backend).now());
+    let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
+    rows.iter().map(|row| row.try_get("", "holder")).collect()
+}
+
+async fn execute<const N: usize>(db: &impl ConnectionTrait, sql: String, values: [Value; N]) -> Result<u64, DbErr> {
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    Ok(db.execute_raw(statement).await?.rows_affected())
+}
+
+/// The database's own time, in its own words. SQLite keeps times as text, here in the form that sqlx writes.
+struct Clock(DbBackend);
+
+impl Clock {
+    fn now(&self) -> String {
+        match self.0 {
+            DbBackend::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')".into(),
+            // Not now(), which is when the transaction began: it may have waited for a lock since.
+            _ => "clock_timestamp()".into(),
+        }
+    }
+
+    fn after(&self, time: Duration) -> String {
+        let seconds = time.as_secs_f64();
+        match self.0 {
+            DbBackend::Sqlite => format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+{seconds:.3} seconds')"),
+            _ => format!("clock_timestamp() + interval '{seconds:.3} seconds'"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use super::*;
+use crate::recordings::tests::{Database, insert_recording};
+
+const LONG: Duration = Duration::from_secs(600);
+/// Has run out before anybody can ask.
+const NONE: Duration = Duration::ZERO;
+
+async fn ask(db: &DatabaseConnection, id: i64, length: Duration) -> Asked {
+    Lease::ask(db, id, length).await.unwrap()
+}
+
+async fn ours(db: &DatabaseConnection, id: i64, length: Duration) -> Lease {
+    match ask(db, id, length).await {
+        Asked::Ours(lease) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ends(lease: &Lease, failure: Option<&Failure>) -> bool {
+    let end = transaction(&lease.db, |tx| async move {
+        Ok(match failure {
+            Some(failure) => lease.end_with(&tx, failure).await?,
+            None => lease.end(&tx).await?,
+        })
+    });
+    end.await.unwrap()
+}
+
+#[tokio::test]
+async fn one_job_has_it_until_it_runs_out_or_is_given_back() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        let first = ours(db, id, LONG).await;
+        assert!(matches!(ask(db, id, LONG).await, Asked::Held));
+        assert_eq!(live_holders(db).await.unwrap(), [first.holder()]);
+        assert!(ends(&first, None).await);
+
+        let second = ours(db, id, NONE).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(live_holders(db).await.unwrap(), [""; 0]);
+        // It has run out, and nobody took it.
+        assert!(second.renew().await.unwrap());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let third = ours(db, id, LONG).await;
+        assert!(!second.renew().await.unwrap());
+        assert!(!ends(&second, None).await);
+        assert!(third.renew().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_told_once() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        let failure = Failure::permanent(anyhow!("gone"));
+        assert!(ends(&ours(db, id, LONG).await, Some(&failure)).await);
+        match ask(db, id, LONG).await {
+            Asked::Failed(Failure::Permanent(error)) => assert_eq!(error.to_string(), "gone"),
+            other => panic!("{other:?}"),
+        }
+        ours(db, id, LONG).await;
+    }
+}
+
+#[tokio::test]
+async fn many_ask_and_one_gets_it() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        let asked = futures_util::future::join_all((0..8).map(|_| ask(db, id, LONG))).await;
+        assert_eq!(asked.iter().filter(|asked| matches!(asked, Asked::Ours(_))).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_holder_that_was_replaced_finds_out() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        let first = Lease { length: Duration::from_millis(60), ..ours(db, id, NONE).await };
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let _second = ours(db, id, LONG).await;
+        first.keep().await;
+    }
+}

@@ -1,0 +1,290 @@
+//! What a file is by its content, and a picture of it: `ffprobe` and `ffmpeg`, held on a short lead.
+//!
+//! The file comes from another machine. The programs may open nothing but files, read only formats that recordings have
+//! (no playlist, which could name other files), run for a limited time, and die with their children.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rollcall_shared::config;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+/// In pixels; the height follows and is even.
+const THUMBNAIL_WIDTH: u32 = 640;
+/// The demuxers of what recorders make, by ffmpeg's names.
+const FORMATS: &str = "mov,mp4,m4a,matroska,webm,ogg,mp3,aac,wav,flac,avi,flv,mpegts,mpeg";
+/// The most that is kept of a program's output, in bytes; ffprobe's report has about 4 KB.
+const MAX_OUTPUT: usize = 1024 * 1024;
+/// The most that is kept of a program's complaints, in bytes.
+const MAX_COMPLAINTS: usize = 2 * 1024;
+
+/// The two programs.
+#[derive(Debug)]
+pub(super) struct Tools {
+    ffmpeg: PathBuf,
+    ffprobe: PathBuf,
+    time_limit: Duration,
+}
+
+/// What a recording is by its content.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Media {
+    pub(super) duration_seconds: Option<f64>,
+    /// The picture; `None` if there is only sound.
+    pub(super) video: Option<Video>,
+    /// What such a file is usually called.
+    pub(super) extension: &'static str,
+}
+
+/// The picture of a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Video {
+    /// Which of the file's streams.
+    stream: u32,
+    pub(super) width: Option<i32>,
+    pub(super) height: Option<i32>,
+    pub(super) codec: Option<String>,
+}
+
+/// Why a program did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ToolError {
+    /// The machine lacks it.
+    #[error("{program} cannot be started; the setting recordings.{setting} says where it is")]
+    Start { program: PathBuf, setting: &'static str, source: std::io::Error },
+    /// It did not end.
+    #[error("{program} did not finish within {limit:?} (recordings.ffmpeg_timeout)")]
+    TimedOut { program: PathBuf, limit: Duration },
+    /// Its output could not be read.
+    #[error("{program} could not be waited for")]
+    Wait { program: PathBuf, source: std::io::Error },
+    /// Somebody killed it: too little memory, say.
+    #[error("{program} was killed ({status})")]
+    Killed { program: PathBuf, status: ExitStatus },
+    /// It cannot make anything of the file.
+    #[error("{program} says: {complaints}")]
+    Refused { program: PathBuf, complaints: String },
+    /// The file has neither picture nor sound.
+    #[error("neither picture nor sound is in it")]
+    NoMedia,
+}
+
+impl ToolError {
+    /// Whether the fault is the file's, so that the same file will fare no better.
+    pub(super) fn is_the_files(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NoMedia)
+    }
+}
+
+impl Tools {
+    pub(super) fn new(settings: &config::Recordings) -> Self {
+        Self {
+            ffmpeg: settings.ffmpeg.clone(),
+            ffprobe: settings.ffprobe.clone(),
+            time_limit: settings.ffmpeg_timeout,
+        }
+    }
+
+    /// Whether `ffprobe` is there: without it nothing can be archived, and that is better known before a long download.
+    pub(super) async fn check(&self) -> Result<(), ToolError> {
+        self.run("ffprobe", Command::new(&self.ffprobe).arg("-version")).await.map(drop)
+    }
+
+    /// What the file is.
+    pub(super) async fn probe(&self, file: &Path) -> Result<Media, ToolError> {
+        let mut ffprobe = Command::new(&self.ffprobe);
+        ffprobe.args(READ_SAFELY).args(["-print_format", "json", "-show_format", "-show_streams"]).arg(local(file));
+        let report = self.run("ffprobe", &mut ffprobe).await?;
+        parse(&report).ok_or(ToolError::NoMedia)
+    }
+
+    /// Makes a JPEG of the picture at one second, or of the first where it is shorter.
+    pub(super) async fn thumbnail(&self, file: &Path, video: &Video, jpeg: &Path) -> Result<(), ToolError> {
+        for second in ["1", "0"] {
+            let mut ffmpeg = Command::new(&self.ffmpeg);
+            ffmpeg
+                .arg("-nostdin")
+                .args(READ_SAFELY)
+                // One thread needs no more memory for a long video than for a short one. -timelimit is in seconds of
+                // processor time, for the case that this process is killed and cannot see to it.
+                .args(["-threads", "1", "-timelimit", &self.time_limit.as_secs().max(1).to_string()])
+                .args(["-ss", second, "-i"])
+                .arg(local(file))
+                .args(["-map", &format!("0:{}", video.stream), "-frames:v", "1"])
+                .args(["-vf", &format!("scale={THUMBNAIL_WIDTH}:-2"), "-q:v", "3"])
+                .args(["-f", "image2", "-update", "1", "-y"])
+                .arg(local(jpeg));
+            self.run("ffmpeg", &mut ffmpeg).await?;
+            // Past the end ffmpeg writes nothing and is content.
+            if tokio::fs::metadata(jpeg).await.is_ok_and(|jpeg| jpeg.len() > 0) {
+                return Ok(());
+            }
+        }
+        Err(ToolError::Refused { program: self.ffmpeg.clone(), complaints: "no picture could be decoded".into() })
+    }
+
+    /// Runs the program that `setting` names to its end and returns what it printed.
+    async fn run(&self, setting: &'static str, command: &mut Command) -> Result<Vec<u8>, ToolError> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let program = PathBuf::from(command.as_std().get_program());
+        let mut running = match command.spawn() {
+            Ok(child) => Running::new(child),
+            Err(source) => return Err(ToolError::Start { program, setting, source }),
+        };
+        match tokio::time::timeout(self.time_limit, running.finish()).await {
+            Err(_) => Err(ToolError::TimedOut { program, limit: self.time_limit }),
+            Ok(Err(source)) => Err(ToolError::Wait { program, source }),
+            Ok(Ok(end)) if end.status.success() => Ok(end.output),
+            Ok(Ok(end)) if end.status.code().is_none() => Err(ToolError::Killed { program, status: end.status }),
+            Ok(Ok(end)) => Err(ToolError::Refused { program, complaints: complaints(&end) }),
+        }
+    }
+}
+
+/// Options of both programs, before the input.
+const READ_SAFELY: [&str; 6] = ["-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS];
+
+/// A path that is not taken for an option or another protocol.
+fn local(path: &Path) -> OsString {
+    let mut url = OsString::from("file:");
+    url.push(path);
+    url
+}
+
+fn complaints(end: &End) -> String {
+    let text = String::from_utf8_lossy(&end.complaints);
+    let text = text.trim().replace(|char: char| char.is_control(), " ");
+    if text.is_empty() { end.status.to_string() } else { text }
+}
+
+/// A program that is under way, in a process group of its own: dropped before it has finished, the whole group dies.
+struct Running {
+    child: Child,
+    group: Option<Pid>,
+}
+
+/// How a program ended.
+struct End {
+    status: ExitStatus,
+    output: Vec<u8>,
+    complaints: Vec<u8>,
+}
+
+impl Running {
+    fn new(child: Child) -> Self {
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Self { child, group }
+    }
+
+    /// Waits until the program and everybody who has its output open are done.
+    async fn finish(&mut self) -> std::io::Result<End> {
+        let (output, complaints) = (self.child.stdout.take(), self.child.stderr.take());
+        let (status, output, complaints) =
+            tokio::try_join!(self.child.wait(), capture(output, MAX_OUTPUT), capture(complaints, MAX_COMPLAINTS))?;
+        self.group = None;
+        Ok(End { status, output, complaints })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            // It may be gone already. The runtime reaps the child.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Reads to the end, so that the writer never blocks, and keeps the beginning.
+async fn capture(pipe: Option<impl AsyncRead + Unpin>, limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let Some(mut pipe) = pipe else { return Ok(kept) };
+    (&mut pipe).take(limit as u64).read_to_end(&mut kept).await?;
+    tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+    Ok(kept)
+}
+
+#[derive(Deserialize)]
+struct Report {
+    #[serde(default)]
+    streams: Vec<Stream>,
+    format: Format,
+}
+
+#[derive(Deserialize)]
+struct Stream {
+    index: u32,
+    #[serde(default)]
+    codec_type: String,
+    codec_name: Option<String>,
+    width: Option<i32>,
+    height: Option<i32>,
+    #[serde(default)]
+    disposition: Disposition,
+}
+
+#[derive(Default, Deserialize)]
+struct Disposition {
+    /// The cover of an audio file is a stream of one picture.
+    #[serde(default)]
+    attached_pic: u8,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format_name: String,
+    /// Seconds, with a point. A file that was streamed into place may have none.
+    duration: Option<String>,
+}
+
+/// What ffprobe's report says; `None` if it is neither video nor audio.
+fn parse(report: &[u8]) -> Option<Media> {
+    let report: Report = serde_json::from_slice(report).ok()?;
+    let is = |kind: &'static str| move |stream: &Stream| stream.codec_type == kind && stream.disposition.attached_pic == 0;
+    let sound = report.streams.iter().any(is("audio"));
+    let picture = report.streams.into_iter().find(is("video"));
+    if picture.is_none() && !sound {
+        return None;
+    }
+    let video = picture.map(|stream| Video {
+        stream: stream.index,
+        width: stream.width,
+        height: stream.height,
+        codec: stream.codec_name,
+    });
+    let duration = report.format.duration.and_then(|seconds| seconds.parse().ok());
+    Some(Media {
+        duration_seconds: duration.filter(|seconds: &f64| seconds.is_finite()),
+        extension: extension(&report.format.format_name, video.as_ref()),
+        video,
+    })
+}
+
+/// ffmpeg names a demuxer after everything that it reads.
+fn extension(format: &str, video: Option<&Video>) -> &'static str {
+    let codec = video.and_then(|video| video.codec.as_deref());
+    match (format.split(',').next().unwrap_or_default(), codec) {
+        ("mov", Some(_)) => "mp4",
+        ("mov", None) => "m4a",
+        ("matroska", None | Some("vp8" | "vp9" | "av1")) => "webm",
+        ("matroska", _) => "mkv",
+        ("mpegts", _) => "ts",
+        ("mpeg", _) => "mpg",
+        ("ogg", _) => "ogg",
+        ("mp3", _) => "mp3",
+        ("aac", _) => "aac",
+        ("wav", _) => "wav",
+        ("flac", _) => "flac",
+        ("avi", _) => "avi",
+        ("flv", _) => "flv",
+        _ => "bin",
+    }
+}
+
+#[cfg(test)]
+mod tests;

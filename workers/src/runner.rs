@@ -1,0 +1,317 @@
+//! What every worker needs and no rule should know: batches, retries, dead letters, outages, shutdown, metrics.
+//!
+//! Deliveries come from the [`Consumer`]'s two lanes, are read into events, and given to the worker in batches. How a batch
+//! went decides what becomes of its deliveries:
+//!
+//! | outcome | its deliveries |
+//! | --- | --- |
+//! | applied, or nothing to do | acknowledged |
+//! | somebody is at it | come back later, no attempt spent |
+//! | a batch failed | each event is tried alone |
+//! | transient failure, or a panic | comes back after a delay of the schedule; dead when that is used up |
+//! | permanent failure | dead at once |
+//! | the database is not there | held until it is back; after [`HOLD`], handed back, and nothing is taken until it is |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use metrics::{counter, histogram};
+use rollcall_shared::config::{self, RetrySchedule};
+use rollcall_shared::event::Event;
+use rollcall_shared::plugnmeet::webhook::{self, Parsed};
+use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Lane, Message, QueueError};
+use rollcall_shared::store;
+use sea_orm::DatabaseConnection;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::worker::{Failure, Outcome, Worker};
+
+/// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
+/// acknowledgement, and counts that against every delivery on it.
+const HOLD: Duration = Duration::from_mins(5);
+/// How often to ask whether the database is back.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How much a worker takes at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most events in one batch.
+    pub batch_size: usize,
+    /// How long to wait for a batch to fill once it has begun.
+    pub batch_wait: Duration,
+    /// The most batches at once.
+    pub concurrency: usize,
+}
+
+impl Limits {
+    /// Enough to work on and as much again to wait, so that the next batch is here when this one is done.
+    fn prefetch(self) -> u16 {
+        (2 * self.batch_size * self.concurrency).try_into().unwrap_or(u16::MAX)
+    }
+}
+
+/// Runs a worker until `stop` is cancelled and what it had taken is settled.
+///
+/// # Errors
+/// The broker refuses us, or a queue exists with other arguments.
+pub async fn run<W: Worker>(
+    worker: W,
+    queue: config::Queue,
+    retry: RetrySchedule,
+    limits: Limits,
+    db: DatabaseConnection,
+    stop: CancellationToken,
+) -> Result<(), QueueError> {
+    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits });
+    let shutdown = tokio::spawn({
+        let (runner, stop) = (runner.clone(), stop.clone());
+        async move {
+            stop.cancelled().await;
+            runner.worker.shutdown().await;
+        }
+    });
+    while !stop.is_cancelled() {
+        // Cancelled by `stop`, or by an outage of the database that lasts.
+        let taking = stop.child_token();
+        runner.take(&queue, &taking).await?;
+        stop.run_until_cancelled(runner.database_is_back()).await;
+    }
+    if let Err(error) = shutdown.await {
+        warn!(%error, "the worker did not shut down well");
+    }
+    Ok(())
+}
+
+struct Runner<W> {
+    worker: Arc<W>,
+    retry: RetrySchedule,
+    db: DatabaseConnection,
+    limits: Limits,
+}
+
+/// A delivery and what it says.
+struct Taken {
+    delivery: Delivery,
+    event: Event,
+}
+
+impl<W: Worker> Runner<W> {
+    /// Takes deliveries until told to stop, and settles each.
+    async fn take(self: &Arc<Self>, queue: &config::Queue, taking: &CancellationToken) -> Result<(), QueueError> {
+        let prefetch = self.limits.prefetch();
+        let consumer = Consumer::start(queue, W::NAME, &self.retry, prefetch, taking.clone()).await?;
+        let Consumer { main, suspects, closed } = consumer;
+        let alone = Limits { batch_size: 1, concurrency: 1, ..self.limits };
+        tokio::join!(self.drain(main, self.limits, taking), self.drain(suspects, alone, taking));
+        if let Err(error) = closed.await {
+            warn!(%error, "the consumer did not end well");
+        }
+        Ok(())
+    }
+
+    /// Works off one lane.
+    async fn drain(self: &Arc<Self>, mut lane: Lane, limits: Limits, taking: &CancellationToken) {
+        let slots = Arc::new(Semaphore::new(limits.concurrency));
+        let batches = TaskTracker::new();
+        while let Ok(slot) = slots.clone().acquire_owned().await {
+            let Some(batch) = lane.next_batch(limits.batch_size, limits.batch_wait).await else { break };
+            let (runner, taking) = (self.clone(), taking.clone());
+            batches.spawn(async move {
+                runner.process(batch, &taking).await;
+                drop(slot);
+            });
+        }
+        batches.close();
+        batches.wait().await;
+    }
+
+    async fn process(&self, batch: Vec<Delivery>, taking: &CancellationToken) {
+        let mut taken = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            if let Some(event) = self.read(delivery).await {
+                taken.push(event);
+            }
+        }
+        if taken.is_empty() {
+            return;
+        }
+        histogram!("rollcall_worker_batch_events", "worker" => W::NAME.as_str()).record(taken.len() as f64);
+        match self.attempt(&taken, taking).await {
+            Err(failure) if taken.len() > 1 && !matches!(failure, Failure::Unreachable(_)) => {
+                debug!(events = taken.len(), error = %failure, "a batch failed, trying its events one by one");
+                for one in taken {
+                    let outcome = self.attempt(std::slice::from_ref(&one), taking).await;
+                    self.settle(one, &outcome, taking).await;
+                }
+            }
+            outcome => {
+                for one in taken {
+                    self.settle(one, &outcome, taking).await;
+                }
+            }
+        }
+    }
+
+    /// The delivery with its event; settles it here where there is nothing for the worker to do.
+    async fn read(&self, delivery: Delivery) -> Option<Taken> {
+        let message = &delivery.message;
+        match webhook::parse(&message.source, &message.body, message.received_at) {
+            Ok(Parsed::Event(event)) => Some(Taken { delivery, event }),
+            Ok(Parsed::Ignored(reason)) => {
+                debug!(message_id = %message.id, event = message.event, reason, "an event changes nothing");
+                counter!("rollcall_worker_ignored_total", "worker" => W::NAME.as_str(), "reason" => reason).increment(1);
+                count::<W>("ignored");
+                delivery.ack().await;
+                None
+            }
+            Err(error) => {
+                self.bury(delivery, DeadKind::Permanent, &format!("{:#}", anyhow::Error::new(error))).await;
+                None
+            }
+        }
+    }
+
+    /// Gives the events to the worker, again and again while the database is away.
+    ///
+    /// `Unreachable` comes out of here only where waiting has an end: the outage lasts, or the program stops.
+    async fn attempt(&self, taken: &[Taken], taking: &CancellationToken) -> Result<Outcome, Failure> {
+        let events: Arc<[Event]> = taken.iter().map(|one| one.event.clone()).collect();
+        let since = Instant::now();
+        loop {
+            let began = Instant::now();
+            let outcome = self.handle(events.clone()).await;
+            histogram!("rollcall_worker_batch_seconds", "worker" => W::NAME.as_str()).record(began.elapsed());
+            let Err(Failure::Unreachable(error)) = outcome else { return outcome };
+            warn!(worker = %W::NAME, error = %format!("{error:#}"), "the database is away: waiting for it");
+            let patience = HOLD.saturating_sub(since.elapsed());
+            let back = tokio::time::timeout(patience, taking.run_until_cancelled(self.database_is_back()));
+            if !matches!(back.await, Ok(Some(()))) {
+                // Whoever waits in the lanes is not to be kept either.
+                taking.cancel();
+                return Err(Failure::Unreachable(error));
+            }
+        }
+    }
+
+    /// A panic in a rule is a failure like any other, not a dead process.
+    async fn handle(&self, events: Arc<[Event]>) -> Result<Outcome, Failure> {
+        let worker = self.worker.clone();
+        match tokio::spawn(async move { worker.handle(&events).await }).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Failure::Transient(anyhow!("the rule panicked: {error}"))),
+        }
+    }
+
+    async fn settle(&self, taken: Taken, outcome: &Result<Outcome, Failure>, taking: &CancellationToken) {
+        let Taken { delivery, event } = taken;
+        match outcome {
+            Ok(Outcome::Applied) => {
+                count::<W>("applied");
+                delivery.ack().await;
+            }
+            Ok(Outcome::LookAgain(delay)) => {
+                count::<W>("look_again");
+                delivery.postpone(*delay).await;
+            }
+            Err(Failure::Unreachable(_)) => {
+                count::<W>("handed_back");
+                delivery.hand_back().await;
+            }
+            Err(failure @ Failure::Permanent(_)) => {
+                self.give_up(delivery, &event, DeadKind::Permanent, failure, taking).await;
+            }
+            Err(failure @ Failure::Transient(_)) => match next_delay(&self.retry, delivery.message.attempt) {
+                Some(delay) => {
+                    describe(&delivery.message, &failure.to_string(), "an event failed and is tried again later");
+                    count::<W>("retried");
+                    delivery.retry(delay, &failure.to_string()).await;
+                }
+                None => self.give_up(delivery, &event, DeadKind::Exhausted, failure, taking).await,
+            },
+        }
+    }
+
+    /// Tells the tables, then buries the delivery. Where the tables cannot be told, that is tried again.
+    async fn give_up(
+        &self,
+        delivery: Delivery,
+        event: &Event,
+        kind: DeadKind,
+        failure: &Failure,
+        taking: &CancellationToken,
+    ) {
+        while let Err(error) = self.worker.gave_up(event, failure).await {
+            warn!(worker = %W::NAME, %error, "the tables cannot be told of a dead letter yet");
+            if !matches!(error, Failure::Unreachable(_)) {
+                break;
+            }
+            if taking.run_until_cancelled(self.database_is_back()).await.is_none() {
+                return delivery.hand_back().await;
+            }
+        }
+        self.bury(delivery, kind, &failure.to_string()).await;
+    }
+
+    async fn bury(&self, delivery: Delivery, kind: DeadKind, error: &str) {
+        describe(&delivery.message, error, "an event is dead");
+        count::<W>(kind.as_str());
+        delivery.bury(kind, error).await;
+    }
+
+    async fn database_is_back(&self) {
+        while !store::is_reachable(&self.db).await {
+            sleep(ASK_AGAIN).await;
+        }
+        info!(worker = %W::NAME, "the database is there");
+    }
+}
+
+fn count<W: Worker>(outcome: &'static str) {
+    counter!("rollcall_worker_events_total", "worker" => W::NAME.as_str(), "outcome" => outcome).increment(1);
+}
+
+fn describe(message: &Message, error: &str, what: &str) {
+    warn!(
+        message_id = %message.id,
+        event_id = message.event_id,
+        event = message.event,
+        source = message.source,
+        room_id = message.room_id,
+        traceparent = message.traceparent,
+        attempt = message.attempt + 1,
+        error,
+        "{what}"
+    );
+}
+
+/// How long an event waits that has failed `before` times before this one; None when the schedule is used up.
+///
+/// One of two neighbours by chance, so that what failed together does not come back together.
+fn next_delay(retry: &RetrySchedule, before: u32) -> Option<Duration> {
+    let delays = retry.delays();
+    let step = usize::try_from(before).ok().filter(|step| *step < delays.len())?;
+    let neighbour = step + usize::from(rand::random::<bool>());
+    delays.get(neighbour).or(delays.last()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_tried_once_and_once_a_delay() {
+        let retry: RetrySchedule = serde_json::from_str(r#""1s,5s,30s""#).unwrap();
+        let seconds = |before| next_delay(&retry, before).map(|delay| delay.as_secs());
+        for _ in 0..20 {
+            assert!(matches!(seconds(0), Some(1 | 5)));
+            assert!(matches!(seconds(1), Some(5 | 30)));
+            assert_eq!(seconds(2), Some(30));
+            assert_eq!(seconds(3), None);
+        }
+    }
+}

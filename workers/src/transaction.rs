@@ -1,0 +1,49 @@
+//! All or nothing, again at once where another transaction was in the way.
+
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use rollcall_shared::store::{self, ErrorKind};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use tracing::debug;
+
+use crate::worker::Failure;
+
+/// A deadlock or a serialization failure is nobody's fault and costs no attempt; one that comes this often in a row is
+/// a failure like any other.
+const TRIES: usize = 10;
+
+/// Does `work` in a transaction, and all of it again if another one was in the way.
+///
+/// The transaction is lent in an `Arc`, which `work` drops when it is done: a future that borrows from its caller cannot be
+/// said to be `Send` yet.
+///
+/// # Errors
+/// What `work` says, or the database; nothing has changed then.
+pub(crate) async fn transaction<T, F: Future<Output = Result<T, Failure>>>(
+    db: &DatabaseConnection,
+    work: impl Fn(Arc<DatabaseTransaction>) -> F,
+) -> Result<T, Failure> {
+    for _ in 1..TRIES {
+        match once(db, &work).await {
+            Err(Failure::Transient(error)) if is_conflict(&error) => debug!(error = %format!("{error:#}"), "again"),
+            done => return done,
+        }
+    }
+    once(db, &work).await
+}
+
+async fn once<T, F: Future<Output = Result<T, Failure>>>(
+    db: &DatabaseConnection,
+    work: &impl Fn(Arc<DatabaseTransaction>) -> F,
+) -> Result<T, Failure> {
+    let tx = Arc::new(db.begin().await?);
+    let done = work(tx.clone()).await?;
+    let tx = Arc::into_inner(tx).ok_or_else(|| Failure::Permanent(anyhow!("a rule has kept its transaction")))?;
+    tx.commit().await?;
+    Ok(done)
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<DbErr>().is_some_and(|error| store::kind_of(error) == ErrorKind::Conflict)
+}

@@ -1,0 +1,80 @@
+//! What a worker is: a name, and what a batch of events changes. The [`runner`](crate::runner) does the rest.
+
+use std::time::Duration;
+
+use rollcall_shared::event::{Event, WorkerName};
+use rollcall_shared::store::{self, ErrorKind};
+use sea_orm::DbErr;
+
+/// One of the workers.
+pub trait Worker: Send + Sync + 'static {
+    /// Its name, which says which queue it takes from.
+    const NAME: WorkerName;
+
+    /// Makes the events of a batch take effect, all of them or none.
+    ///
+    /// The same event may come again, at any time and in any order; the effect must be the same. A batch that fails is
+    /// given again event by event, so that one never takes its neighbours along.
+    fn handle(&self, events: &[Event]) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+
+    /// The event is about to be a dead letter because of `failure`: the place to tell whoever reads the tables.
+    ///
+    /// # Errors
+    /// As [`handle`](Self::handle); the event is tried again then.
+    fn gave_up(&self, event: &Event, failure: &Failure) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = (event, failure);
+        async { Ok(()) }
+    }
+
+    /// The program stops: what is under way in the background ends soon, or is left so that another can go on with it.
+    fn shutdown(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// How a batch went that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has taken effect.
+    Applied,
+    /// Somebody is at it: the event comes back after about this long, and that is no failed attempt.
+    LookAgain(Duration),
+}
+
+/// Why a batch failed, and so what becomes of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Later it may work: tried again on the worker's schedule, dead when that is used up.
+    #[error("{0:#}")]
+    Transient(anyhow::Error),
+    /// Waiting will not help: dead at once.
+    #[error("{0:#}")]
+    Permanent(anyhow::Error),
+    /// The database is not there: nobody's failure. The worker stops taking events until it is back.
+    #[error("{0:#}")]
+    Unreachable(anyhow::Error),
+}
+
+impl Failure {
+    /// Tried again later.
+    pub fn transient(error: impl Into<anyhow::Error>) -> Self {
+        Self::Transient(error.into())
+    }
+
+    /// Dead at once.
+    pub fn permanent(error: impl Into<anyhow::Error>) -> Self {
+        Self::Permanent(error.into())
+    }
+}
+
+impl From<DbErr> for Failure {
+    fn from(error: DbErr) -> Self {
+        let kind = store::kind_of(&error);
+        let error = anyhow::Error::new(error);
+        match kind {
+            ErrorKind::Unreachable => Self::Unreachable(error),
+            ErrorKind::Conflict => Self::Transient(error),
+            ErrorKind::Refused => Self::Permanent(error),
+        }
+    }
+}
