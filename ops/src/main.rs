@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 /// The operator's tool of Rollcall, which turns a PlugNMeet server's webhooks into attendance, closed rooms and archived
 /// recordings.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, max_term_width = 100)]
+#[command(name = "rollcall", version)]
 struct Cli {
     /// The settings file; without it, rollcall.toml in the working directory if there is one.
     ///
@@ -29,7 +29,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Migrate(migrate::Args),
-    Send(send::Args),
+    Send(Box<send::Args>),
     Demo(demo::Args),
 }
 
@@ -41,11 +41,11 @@ async fn main() -> ExitCode {
     let config = cli.config.as_deref();
     let outcome = match cli.command {
         Command::Migrate(args) => migrate::run(args, config).await,
-        Command::Send(args) => send::run(args, config).await,
+        Command::Send(args) => send::run(*args, config).await,
         Command::Demo(args) => demo::run(args, config).await,
     };
     outcome.unwrap_or_else(|error| {
-        output::complain(&format!("rollcall: {error:#}"));
+        output::complain(format_args!("rollcall: {error:#}"));
         ExitCode::FAILURE
     })
 }

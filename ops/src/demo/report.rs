@@ -8,7 +8,7 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcall_shared::store::entity::live_session_recording;
 
-use super::tables::{Found, Person, Session, SessionKey, stored};
+use super::tables::{Found, Interval, Person, Session, SessionKey, stored};
 
 /// How many cells the picture of a session has, from its start to its end.
 const CELLS: i32 = 36;
@@ -78,8 +78,8 @@ fn picture(found: &Found, key: &SessionKey, user_id: &str, session: &Session) ->
     (0..CELLS).map(|number| shade(intervals, start + cell * number, cell)).collect()
 }
 
-fn shade(intervals: &[(DateTime<Utc>, DateTime<Utc>)], from: DateTime<Utc>, length: TimeDelta) -> char {
-    let inside = |(start, end): &(DateTime<Utc>, DateTime<Utc>)| {
+fn shade(intervals: &[Interval], from: DateTime<Utc>, length: TimeDelta) -> char {
+    let inside = |(start, end): &Interval| {
         let inside = *end.min(&(from + length)) - *start.max(&from);
         inside.max(TimeDelta::zero())
     };

@@ -70,13 +70,16 @@ pub(super) struct Played {
     pub(super) recordings: BTreeMap<String, Recording>,
 }
 
+/// One connection, from and to.
+pub(super) type Interval = (DateTime<Utc>, DateTime<Utc>);
+
 /// What the tables say, and what only the report shows.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) played: Played,
     pub(super) recordings: Vec<live_session_recording::Model>,
-    /// From second to second, by session and person.
-    pub(super) intervals: BTreeMap<(SessionKey, String), Vec<(DateTime<Utc>, DateTime<Utc>)>>,
+    /// By session and person.
+    pub(super) intervals: BTreeMap<(SessionKey, String), Vec<Interval>>,
 }
 
 impl SessionKey {
@@ -133,12 +136,12 @@ impl Found {
         for row in &recordings {
             played.recordings.insert(row.record_id.clone(), Recording::of(row, media).await);
         }
-        let mut intervals = BTreeMap::new();
+        let mut intervals: BTreeMap<_, Vec<Interval>> = BTreeMap::new();
         for row in live_session_interval::Entity::find().order_by_id_asc().all(db).await? {
             let key = key_of(row.session_id)?;
             let ended_at = played.sessions.get(&key).and_then(|session| session.ended_at);
             if let (Some(from), Some(to)) = (row.joined_at, row.left_at.or(ended_at)) {
-                intervals.entry((key, row.user_id)).or_insert_with(Vec::new).push((from, to));
+                intervals.entry((key, row.user_id)).or_default().push((from, to));
             }
         }
         Ok(Self { played, recordings, intervals })

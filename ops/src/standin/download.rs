@@ -39,7 +39,7 @@ pub(super) async fn answer(server: &Server, request: Request<Incoming>) -> Resul
     let (endpoint, found) = if let Some(token) = path.strip_prefix("/download/recording/") {
         (Endpoint::Download, by_token(server, token))
     } else if let Some(record_id) = path.strip_prefix("/storage/") {
-        (Endpoint::Storage, server.state().recordings.get(record_id).cloned().ok_or_else(not_found))
+        (Endpoint::Storage, by_record_id(server, record_id))
     } else {
         return Ok(text(StatusCode::NOT_FOUND, "not found"));
     };
@@ -47,29 +47,38 @@ pub(super) async fn answer(server: &Server, request: Request<Incoming>) -> Resul
     let fault = server.take_fault(endpoint, &parts, record_id.as_deref());
     let honours_range = endpoint == Endpoint::Storage || server.state().honours_range;
     let endings = Endings {
-        not_found: not_found(),
-        unauthorized: Answer::text(StatusCode::UNAUTHORIZED, token::EXPIRED),
+        not_found: refuse(NOT_FOUND),
+        unauthorized: refuse((StatusCode::UNAUTHORIZED, token::EXPIRED)),
         storage: storage_url(server, record_id.as_deref().unwrap_or_default()),
     };
     let answer = match found {
         // The token was given all the same: the server does not look for the file before.
         Ok(recording) => {
-            file(&recording, honours_range.then_some(&parts.headers)).await.unwrap_or_else(|_| not_found())
+            let headers = honours_range.then_some(&parts.headers);
+            file(&recording, headers).await.unwrap_or_else(|_| refuse(NOT_FOUND))
         }
-        Err(answer) => answer,
+        Err(refusal) => refuse(refusal),
     };
     answer.send(fault, endings).await
 }
 
-fn by_token(server: &Server, token: &str) -> Result<Recording, Answer> {
+/// What a request gets that opens no file.
+type Refusal = (StatusCode, &'static str);
+const NOT_FOUND: Refusal = (StatusCode::NOT_FOUND, "file not found");
+
+fn by_token(server: &Server, token: &str) -> Result<Recording, Refusal> {
     let path = token::verify(&server.secret, token, Utc::now().timestamp())
-        .map_err(|reason| Answer::text(StatusCode::UNAUTHORIZED, reason))?;
+        .map_err(|reason| (StatusCode::UNAUTHORIZED, reason))?;
     let state = server.state();
-    state.recordings.values().find(|recording| recording.file_path == path).cloned().ok_or_else(not_found)
+    state.recordings.values().find(|recording| recording.file_path == path).cloned().ok_or(NOT_FOUND)
 }
 
-fn not_found() -> Answer {
-    Answer::text(StatusCode::NOT_FOUND, "file not found")
+fn by_record_id(server: &Server, record_id: &str) -> Result<Recording, Refusal> {
+    server.state().recordings.get(record_id).cloned().ok_or(NOT_FOUND)
+}
+
+fn refuse((status, text): Refusal) -> Answer {
+    Answer::text(status, text)
 }
 
 /// A recording's file; with the request's headers where `Range` is honoured.
