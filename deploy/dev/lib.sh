@@ -168,10 +168,11 @@ detached() {
 
 # ---- ports ----------------------------------------------------------------------------------------------------------
 
+# Whether somebody listens there (state 0A). What a server that was killed has left in TIME_WAIT keeps nobody away.
 port_taken() {
 	local hex
 	printf -v hex '%04X' "$1"
-	grep -qs "^ *[0-9]*: [0-9A-F]*:$hex " /proc/net/tcp /proc/net/tcp6
+	grep -qsE "^ *[0-9]+: [0-9A-F]+:$hex [0-9A-F]+:[0-9A-F]+ 0A " /proc/net/tcp /proc/net/tcp6
 }
 
 # A port that nobody uses, below the range that the kernel takes for outgoing connections.

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The operator's tool of Rollcall, which turns a PlugNMeet server's webhooks into attendance, closed rooms and archived
-/// recordings.
+/// The operator's tool of Rollcall, which turns a PlugNMeet server's webhooks into attendance, closed rooms and
+/// archived recordings.
 #[derive(Debug, Parser)]
 #[command(name = "rollcall", version)]
 struct Cli {
@@ -36,8 +36,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // It fails only where one is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    rollcall_shared::tls::use_ring();
     let config = cli.config.as_deref();
     let outcome = match cli.command {
         Command::Migrate(args) => migrate::run(args, config).await,

@@ -21,9 +21,9 @@ use crate::output;
 
 /// Sign one webhook and post it, as a PlugNMeet server would.
 ///
-/// WHAT is the name of a usual event, whose body is then made from the options below; or a file with a body in it; or -
-/// for a body on standard input. A capture file, a JSON object with the fields `headers` and `body`, gives its body as it
-/// stands; it is signed afresh.
+/// WHAT is the name of a usual event, whose body is then made from the options below; or a file with a body in it; or
+/// "-" for a body on standard input. A capture file, a JSON object with the fields "headers" and "body", gives its
+/// body as it stands; it is signed afresh.
 ///
 /// Exits with 1 unless the answer is 2xx.
 #[derive(Debug, clap::Args)]
@@ -32,24 +32,24 @@ Examples:
   rollcall send room_started --room algebra
   rollcall send participant_joined --room algebra --user 42 --name 'Sara Ahmadi'
   rollcall send participant_left --room algebra --user 42
-  ROLLCALL_API_SECRET=… rollcall send capture.json --url https://rollcall.example.org/webhooks/plugnmeet --api-key main")]
+  ROLLCALL_API_SECRET=… rollcall send body.json --url https://rollcall.example.org/webhooks/plugnmeet --api-key main")]
 pub(crate) struct Args {
     /// A usual event's name, a file, or - for standard input.
     ///
-    /// The usual events: room_created, room_started, room_finished, session_ended, participant_joined, participant_left,
-    /// track_published, start_recording, end_recording, recording_proceeded, artifact_created.
+    /// The usual events: room_created, room_started, room_finished, session_ended, participant_joined,
+    /// participant_left, track_published, start_recording, end_recording, recording_proceeded, artifact_created.
     #[arg(value_name = "WHAT")]
     what: String,
-    #[command(flatten)]
-    to: To,
-    #[command(flatten)]
-    fields: Fields,
     /// Post the very same request this many times, as servers with two webhook URLs do.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     times: u32,
     /// Change the body after it was signed, to see it refused.
     #[arg(long)]
     corrupt: bool,
+    #[command(flatten)]
+    to: To,
+    #[command(flatten)]
+    fields: Fields,
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,8 @@ struct To {
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
     /// Sign as this server of the settings; needed where they name more than one.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["api_key", "secret", "secret_file"])]
+    // A secret in the environment is no reason to refuse: it may be there for other runs.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["api_key", "secret_file"])]
     server: Option<String>,
     /// Sign with this API key, and a secret from one of the next two.
     #[arg(long, value_name = "KEY")]
@@ -90,7 +91,7 @@ struct Fields {
     /// The room.
     #[arg(long, value_name = "ID", default_value = "algebra")]
     room: String,
-    /// The room's session; a new one is a new class. [default: <room>-session]
+    /// The room's session; a new one is a new class. [default: the room, and -session]
     #[arg(long, value_name = "SID")]
     sid: Option<String>,
     /// The room's title. [default: the room]
@@ -102,10 +103,10 @@ struct Fields {
     /// The person. RECORDER_BOT is the bot that records.
     #[arg(long, value_name = "ID", default_value = "42")]
     user: String,
-    /// The person's name. [default: User <user>]
+    /// The person's name. [default: User, and the person's id]
     #[arg(long)]
     name: Option<String>,
-    /// The person's connection; one who comes in again has a new one. [default: PA_<user>]
+    /// The person's connection; one who comes in again has a new one. [default: PA_ and the person's id]
     #[arg(long, value_name = "SID")]
     connection: Option<String>,
     /// When the connection began. [default: now for a join; not told for a leave]
@@ -114,7 +115,7 @@ struct Fields {
     /// Why a connection ended.
     #[arg(long, default_value = "CLIENT_INITIATED")]
     reason: String,
-    /// The recording, or the artifact. [default: <sid>-1]
+    /// The recording, or the artifact. [default: the session, and -1]
     #[arg(long, value_name = "ID")]
     record: Option<String>,
     /// When it happened: RFC 3339 (2026-11-22T09:00:00Z) or Unix seconds. [default: now]
@@ -179,16 +180,15 @@ impl To {
             }
             None => self.secret.clone(),
         };
-        match (&self.api_key, secret) {
-            (Some(api_key), Some(secret)) => Ok(Key { api_key: api_key.clone(), secret }),
+        match (&self.server, &self.api_key, secret) {
+            (None, Some(api_key), Some(secret)) => Ok(Key { api_key: api_key.clone(), secret }),
             // Nothing in this scheme names the key.
-            (None, Some(secret)) if self.scheme == Scheme::Hmac && self.server.is_none() => {
-                Ok(Key { api_key: String::new(), secret })
-            }
-            (Some(_), None) => {
+            (None, None, Some(secret)) if self.scheme == Scheme::Hmac => Ok(Key { api_key: String::new(), secret }),
+            (None, Some(_), None) => {
                 bail!("--api-key needs a secret: ROLLCALL_API_SECRET in the environment, or --secret-file")
             }
-            (None, _) => self.key_of_server(&Settings::load(config)?),
+            (None, None, Some(_)) => bail!("a secret needs an --api-key, which a token names"),
+            (Some(_), _, _) | (None, None, None) => self.key_of_server(&Settings::load(config)?),
         }
     }
 
@@ -380,8 +380,11 @@ mod tests {
         assert_eq!(key("room_started --server two").unwrap(), "key-2");
         assert!(key("room_started --server three").err().unwrap().to_string().contains("one, two"));
         assert!(key("room_started").err().unwrap().to_string().contains("which server?"));
-        let key = args("room_started --api-key k --secret s").to.key(None).unwrap();
-        assert_eq!(key.api_key, "k");
+        let key = |line: &str| args(line).to.key(None).map(|key| key.api_key);
+        assert_eq!(key("room_started --api-key k --secret s").unwrap(), "k");
+        assert_eq!(key("room_started --secret s --scheme hmac").unwrap(), "");
+        assert!(key("room_started --secret s").err().unwrap().to_string().contains("--api-key"));
+        assert!(key("room_started --api-key k").err().unwrap().to_string().contains("ROLLCALL_API_SECRET"));
         assert_eq!(ingress_url(&settings.ingress).unwrap().as_str(), "http://127.0.0.1:8080/webhooks/plugnmeet");
     }
 }

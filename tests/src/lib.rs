@@ -3,6 +3,7 @@
 //! - [`services`]: the broker and the database that `make test` starts, and more of them where a test breaks one;
 //! - [`installation`]: a queue prefix and a database of a test's own, and the programs that run on them;
 //! - [`webhooks`]: posting signed events, and which were accepted;
+//! - [`load`]: webhooks that go on while things break;
 //! - [`broker`]: what waits in which queue;
 //! - [`fixtures`]: classes captured from a real server;
 //! - [`classes`]: classes made up from who was truly there.
@@ -16,6 +17,7 @@ pub mod broker;
 pub mod classes;
 pub mod fixtures;
 pub mod installation;
+pub mod load;
 pub mod services;
 pub mod webhooks;
 

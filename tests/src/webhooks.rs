@@ -36,6 +36,12 @@ impl Sender {
         }
     }
 
+    /// The same server, posting to another ingress.
+    pub fn to(mut self, ingress: SocketAddr) -> Self {
+        self.url = format!("http://{ingress}/webhooks/plugnmeet");
+        self
+    }
+
     /// Posts a body, signed by a token as real servers do. Panics unless it is accepted.
     pub async fn post(&self, body: &str) {
         let (status, answer) = self.try_post(body, Scheme::Token).await.unwrap();

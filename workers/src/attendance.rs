@@ -77,7 +77,7 @@ impl Batch {
     fn of<'a>(events: impl Iterator<Item = (i64, &'a Event)>) -> Self {
         let mut batch = Self::default();
         for (session, event) in events {
-            batch.learned.entry(session).or_default().from_room(event);
+            batch.learned.entry(session).or_default().hear(event);
             match &event.change {
                 Change::Joined(connection) => batch.joined(session, event, connection),
                 Change::Left(connection, departure) => batch.left(session, event, connection, departure),

@@ -254,17 +254,16 @@ impl Archivist {
     async fn archive(&self, row: &Model, lease: &Lease) -> Result<End, Failure> {
         let server = self.server(&row.source)?;
         let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
-        self.tools.check().await.map_err(Failure::transient)?;
         self.sweep().await;
 
         let file = self.archive.work_file(row.id, lease, archive::RECORDING);
-        let fetched = download::fetch(server, &row.record_id, &file.path, &download::PATIENCE)
-            .await
-            .map_err(|failure| within("downloading", failure))?;
+        let fetched = self.fetch(server, &row.record_id, &file).await?;
+        tracing::debug!(bytes = fetched.size, "downloaded");
         let thumbnail = self.archive.work_file(row.id, lease, archive::THUMBNAIL);
         // Meanwhile the disk gets on with it: publishing waits for that.
         let (_, looked) = tokio::join!(file.sync(), self.look(&file, &thumbnail));
         let (media, thumbnail_error) = looked?;
+        tracing::debug!(?media, "looked at");
 
         let recorded_at = info.created_at.unwrap_or(row.created_at);
         let key = archive::key(&row.source, recorded_at, row.id, &fetched.sha256);
@@ -297,6 +296,18 @@ impl Archivist {
             .map_err(Failure::transient)
     }
 
+    /// Downloads the file; at once not, where this machine lacks the program to look at it with.
+    async fn fetch(&self, server: &api::Client, record_id: &str, file: &WorkFile) -> Result<Fetched, Failure> {
+        let (fetched, ()) = tokio::try_join!(
+            async {
+                let fetched = download::fetch(server, record_id, &file.path, &download::PATIENCE).await;
+                fetched.map_err(|failure| within("downloading", failure))
+            },
+            async { self.tools.check().await.map_err(Failure::transient) },
+        )?;
+        Ok(fetched)
+    }
+
     async fn sweep(&self) {
         if let Err(error) = self.archive.sweep(&self.db).await {
             tracing::warn!(error = format!("{error:#}"), "what died jobs have left could not be removed");
@@ -305,10 +316,15 @@ impl Archivist {
 
     /// What the file is; its thumbnail, or why there is none although it has a picture.
     async fn look(&self, file: &WorkFile, thumbnail: &WorkFile) -> Result<(Media, Option<String>), Failure> {
-        let media = self.tools.probe(&file.path).await.map_err(not_probed)?;
-        let Some(video) = &media.video else { return Ok((media, None)) };
-        let made = self.tools.thumbnail(&file.path, video, &thumbnail.path).await;
-        let error = made.err().map(|error| format!("no thumbnail: {:#}", anyhow::Error::new(error)));
+        // Both at once, although the thumbnail of a file without a picture is made in vain.
+        let (media, made) = tokio::try_join!(
+            async { self.tools.probe(&file.path).await.map_err(not_probed) },
+            async { Ok(self.tools.thumbnail(&file.path, &thumbnail.path).await) },
+        )?;
+        let error = match made {
+            Err(error) if media.video.is_some() => Some(format!("no thumbnail: {:#}", anyhow::Error::new(error))),
+            _ => None,
+        };
         if let Some(error) = &error {
             tracing::warn!(error, "a recording has no thumbnail");
         }

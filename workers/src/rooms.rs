@@ -34,9 +34,9 @@ impl Rooms {
         let ids = sessions::resolve(tx, &rooms, self.unknown_sessions).await?;
         let mut sessions = sessions::lock(tx, &ids).await?;
 
-        let (learned, starts) = read(ids.into_iter().zip(events));
-        let mut moved = restarted(tx, starts).await?;
-        for (id, learned) in learned {
+        let batch = Batch::of(ids.into_iter().zip(events));
+        let mut moved = restarted(tx, batch.starts).await?;
+        for (id, learned) in batch.learned {
             if let Some(session) = sessions.get_mut(&id) {
                 let ended_at = session.ended_at;
                 learned.save(tx, session).await?;
@@ -60,26 +60,31 @@ impl Worker for Rooms {
     }
 }
 
-/// What the events tell of each session, and its starts.
-fn read<'a>(
-    events: impl Iterator<Item = (i64, &'a Event)>,
-) -> (BTreeMap<i64, Learned>, BTreeSet<(i64, DateTime<Utc>)>) {
-    let mut learned: BTreeMap<i64, Learned> = BTreeMap::new();
-    let mut starts = BTreeSet::new();
-    for (session, event) in events {
-        let learned = learned.entry(session).or_default();
-        learned.from_room(event);
-        match &event.change {
-            Change::RoomStarted => {
-                learned.started(event.at);
-                starts.insert((session, event.at));
+/// What a batch of events comes to.
+#[derive(Default)]
+struct Batch {
+    learned: BTreeMap<i64, Learned>,
+    starts: BTreeSet<(i64, DateTime<Utc>)>,
+}
+
+impl Batch {
+    fn of<'a>(events: impl Iterator<Item = (i64, &'a Event)>) -> Self {
+        let mut batch = Self::default();
+        for (session, event) in events {
+            let learned = batch.learned.entry(session).or_default();
+            learned.hear(event);
+            match &event.change {
+                Change::RoomStarted => {
+                    learned.started(event.at);
+                    batch.starts.insert((session, event.at));
+                }
+                Change::RoomEnded => learned.ended(event.at),
+                // A room can be created long before anybody comes. The catalogue gives the others to other workers.
+                Change::RoomCreated | Change::Joined(_) | Change::Left(..) | Change::Recording(_) => {}
             }
-            Change::RoomEnded => learned.ended(event.at),
-            // A room can be created long before anybody comes. The catalogue gives the others to other workers.
-            Change::RoomCreated | Change::Joined(_) | Change::Left(..) | Change::Recording(_) => {}
         }
+        batch
     }
-    (learned, starts)
 }
 
 /// Keeps the starts, and says which sessions have one that was not known.

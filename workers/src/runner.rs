@@ -149,6 +149,10 @@ impl<W: Worker> Runner<W> {
                     self.settle(one, &outcome, taking).await;
                 }
             }
+            Ok(Outcome::Applied) => {
+                count::<W>("applied", taken.len());
+                Delivery::ack_all(taken.into_iter().map(|one| one.delivery).collect()).await;
+            }
             outcome => {
                 for one in taken {
                     self.settle(one, &outcome, taking).await;
@@ -165,7 +169,7 @@ impl<W: Worker> Runner<W> {
             Ok(Parsed::Ignored(reason)) => {
                 debug!(message_id = %message.id, event = message.event, reason, "an event changes nothing");
                 counter!("rollcall_worker_ignored_total", "worker" => W::NAME.as_str(), "reason" => reason).increment(1);
-                count::<W>("ignored");
+                count::<W>("ignored", 1);
                 delivery.ack().await;
                 None
             }
@@ -211,15 +215,15 @@ impl<W: Worker> Runner<W> {
         let Taken { delivery, event } = taken;
         match outcome {
             Ok(Outcome::Applied) => {
-                count::<W>("applied");
+                count::<W>("applied", 1);
                 delivery.ack().await;
             }
             Ok(Outcome::LookAgain(delay)) => {
-                count::<W>("look_again");
+                count::<W>("look_again", 1);
                 delivery.postpone(*delay).await;
             }
             Err(Failure::Unreachable(_)) => {
-                count::<W>("handed_back");
+                count::<W>("handed_back", 1);
                 delivery.hand_back().await;
             }
             Err(failure @ Failure::Permanent(_)) => {
@@ -228,7 +232,7 @@ impl<W: Worker> Runner<W> {
             Err(failure @ Failure::Transient(_)) => match next_delay(&self.retry, delivery.message.attempt) {
                 Some(delay) => {
                     describe(&delivery.message, &failure.to_string(), "an event failed and is tried again later");
-                    count::<W>("retried");
+                    count::<W>("retried", 1);
                     delivery.retry(delay, &failure.to_string()).await;
                 }
                 None => self.give_up(delivery, &event, DeadKind::Exhausted, failure, taking).await,
@@ -259,7 +263,7 @@ impl<W: Worker> Runner<W> {
 
     async fn bury(&self, delivery: Delivery, kind: DeadKind, error: &str) {
         describe(&delivery.message, error, "an event is dead");
-        count::<W>(kind.as_str());
+        count::<W>(kind.as_str(), 1);
         delivery.bury(kind, error).await;
     }
 
@@ -271,8 +275,9 @@ impl<W: Worker> Runner<W> {
     }
 }
 
-fn count<W: Worker>(outcome: &'static str) {
-    counter!("rollcall_worker_events_total", "worker" => W::NAME.as_str(), "outcome" => outcome).increment(1);
+fn count<W: Worker>(outcome: &'static str, events: usize) {
+    let counter = counter!("rollcall_worker_events_total", "worker" => W::NAME.as_str(), "outcome" => outcome);
+    counter.increment(events as u64);
 }
 
 fn describe(message: &Message, error: &str, what: &str) {

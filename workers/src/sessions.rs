@@ -3,7 +3,8 @@
 //! Data comes from [`Room`]s of events and goes to `course_live_session`. The order within a transaction is the same for
 //! every worker: open what is missing (rooms locked, in order), then lock the sessions (in order), then change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::BTreeSet;
 
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
@@ -40,8 +41,8 @@ pub(crate) async fn resolve(
     let mut ids = find(tx, &wanted).await?;
     // A set is sorted, so that two transactions lock their rooms in the same order.
     for wanted in wanted {
-        if !ids.contains_key(&wanted) {
-            ids.insert(wanted, open(tx, wanted, unknown).await?);
+        if let Entry::Vacant(missing) = ids.entry(wanted) {
+            missing.insert(open(tx, wanted, unknown).await?);
         }
     }
     Ok(rooms.iter().map(|room| ids[&key(room)]).collect())
@@ -183,7 +184,7 @@ pub(crate) struct Learned {
 
 impl Learned {
     /// What every event of the room may tell.
-    pub(crate) fn from_room(&mut self, event: &Event) {
+    pub(crate) fn hear(&mut self, event: &Event) {
         if let Some(title) = &event.room.title {
             let said = (event.at, title.clone());
             if self.subject.as_ref().is_none_or(|known| *known < said) {

@@ -1,7 +1,7 @@
 //! The class that the demo plays: who is there when, which webhooks tell of it, and in which order they arrive.
 //!
-//! Everything is made from the stays of its people, second by second. What the tables should say in the end is counted from
-//! those, on purpose not by Rollcall's rule.
+//! Everything is made from the stays of its people, second by second. What the tables should say in the end is
+//! counted from those, on purpose not by Rollcall's rule.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -124,8 +124,9 @@ const PUT_OUT: Ending = Ending::Told("DUPLICATE_IDENTITY");
 const ROOM_CLOSED: Ending = Ending::Told("ROOM_DELETED");
 
 impl Class {
-    /// A class that opened at `opened_at`; the same `seed` makes the same class.
-    pub(super) fn write(opened_at: DateTime<Utc>, seed: u64) -> Self {
+    /// A class that opened at `opened_at` and whose recording has `recorded` bytes; the same `seed` makes the same
+    /// class.
+    pub(super) fn write(opened_at: DateTime<Utc>, recorded: u64, seed: u64) -> Self {
         let mut script = Script { opened_at, rng: StdRng::seed_from_u64(seed), posts: Vec::new(), never_sent: 0 };
         let class = Room {
             room_id: ROOM_ID.into(),
@@ -148,7 +149,7 @@ impl Class {
         let group = script.people_of_the_breakout_room();
         script.play_room(0, &rooms[0], (0, LENGTH), &people);
         script.play_room(1, &rooms[1], BREAKOUT, &group);
-        script.play_recording(&rooms[0], &record_id);
+        script.play_recording(&rooms[0], &record_id, recorded);
 
         let truth = BTreeMap::from([
             (SessionKey::of(&rooms[0]), script.truth(&rooms[0], Some(SUBJECT), (0, LENGTH), &people)),
@@ -238,7 +239,8 @@ impl Script {
             .collect()
     }
 
-    /// Everything that a room's webhooks tell, ended by the API: its end first, then the leaves of all who are still in.
+    /// Everything that a room's webhooks tell, ended by the API: its end first, then the leaves of all who are still
+    /// in.
     fn play_room(&mut self, number: usize, room: &Room, (opens, closes): (i64, i64), people: &[Attendee]) {
         self.post(number, room, Happening::RoomCreated, room.created_at.timestamp() - self.opened_at.timestamp());
         self.post(number, room, Happening::RoomStarted, opens);
@@ -265,14 +267,14 @@ impl Script {
     }
 
     /// The recorder comes as a bot, and the file long after it has gone.
-    fn play_recording(&mut self, room: &Room, record_id: &str) {
+    fn play_recording(&mut self, room: &Room, record_id: &str, recorded: u64) {
         let (starts, stops, ready) = RECORDING;
         let bot = self.connection(RECORDER_BOT, "bot", starts - 1);
         self.post(0, room, Happening::Joined(&bot), starts - 1);
         self.post(0, room, Happening::StartRecording(record_id), starts);
         self.post(0, room, Happening::EndRecording(record_id), stops);
         self.post(0, room, Happening::Left(&bot, "CLIENT_INITIATED"), stops + 1);
-        self.post(0, room, Happening::RecordingProceeded(record_id, 0), ready);
+        self.post(0, room, Happening::RecordingProceeded(record_id, recorded), ready);
     }
 
     fn connection(&mut self, user_id: &str, name: &str, joined: i64) -> Connection {
@@ -292,8 +294,8 @@ impl Script {
         self.posts.push(Post { after, room: room_number, webhook, happened: second });
     }
 
-    /// The webhooks in the order in which they arrive: some late, so that leaves come before their joins and joins after the
-    /// room's end, and some twice.
+    /// The webhooks in the order in which they arrive: some late, so that leaves come before their joins and joins
+    /// after the room's end, and some twice.
     fn delivered(mut self) -> (Vec<Post>, Mishaps) {
         let mut mishaps = Mishaps { never_sent: self.never_sent, ..Mishaps::default() };
         let mut again = Vec::new();
@@ -352,7 +354,7 @@ mod tests {
     use super::*;
 
     fn class(seed: u64) -> Class {
-        Class::write(DateTime::from_timestamp(1_800_000_000, 0).unwrap(), seed)
+        Class::write(DateTime::from_timestamp(1_800_000_000, 0).unwrap(), 1_000_000, seed)
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A database of the demo's own, beside the one it was given: its tables are made, filled and dropped without touching a
-//! real installation's.
+//! A database of the demo's own, beside the one it was given: its tables are made, filled and dropped without
+//! touching a real installation's.
 
 use std::path::Path;
 
@@ -16,6 +16,7 @@ pub(super) struct OwnDatabase {
     url: SecretUrl,
     /// The server that has it, and its name there; an SQLite database is a file in the demo's directory.
     on_server: Option<(SecretUrl, String)>,
+    may_exist: bool,
 }
 
 impl OwnDatabase {
@@ -23,20 +24,22 @@ impl OwnDatabase {
     pub(super) fn beside(given: &SecretUrl, id: &str, folder: &Path) -> Result<Self> {
         if given.scheme() == "sqlite" {
             let url = SecretUrl::parse(&format!("sqlite://{}/rollcall.db", folder.display()))?;
-            return Ok(Self { url, on_server: None });
+            return Ok(Self { url, on_server: None, may_exist: false });
         }
         let name = format!("rollcall_demo_{id}");
         let mut url = Url::parse(given.expose())?;
         url.set_path(&name);
-        Ok(Self { url: SecretUrl::parse(url.as_str())?, on_server: Some((given.clone(), name)) })
+        Ok(Self { url: SecretUrl::parse(url.as_str())?, on_server: Some((given.clone(), name)), may_exist: false })
     }
 
     /// Makes it, with its tables.
-    pub(super) async fn create(&self) -> Result<()> {
+    pub(super) async fn create(&mut self) -> Result<()> {
         if let Some((server, name)) = &self.on_server {
-            run(server, &format!("CREATE DATABASE {name}"))
-                .await
-                .with_context(|| format!("cannot make a database of the demo's own on {server}"))?;
+            // Said before: whoever stops here must not leave it behind.
+            self.may_exist = true;
+            let made = run(server, &format!("CREATE DATABASE {name}")).await;
+            self.may_exist = made.is_ok();
+            made.with_context(|| format!("cannot make a database of the demo's own on {server}"))?;
         }
         migrate::up(&self.url).await?;
         Ok(())
@@ -51,8 +54,8 @@ impl OwnDatabase {
     }
 
     /// Drops the database, whoever still is connected. An SQLite file goes with its folder.
-    pub(super) async fn drop(&self) -> Result<()> {
-        let Some((server, name)) = &self.on_server else { return Ok(()) };
+    pub(super) async fn remove(&self) -> Result<()> {
+        let Some((server, name)) = self.on_server.as_ref().filter(|_| self.may_exist) else { return Ok(()) };
         run(server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
             .await
             .with_context(|| format!("cannot drop the database {name} on {server}: drop it by hand"))

@@ -48,10 +48,6 @@ impl Directory {
         Ok(directory)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The storage: what the recordings worker archives.
     pub(super) fn media(&self) -> PathBuf {
         self.path.join(MEDIA)

@@ -1,5 +1,5 @@
-//! The real programs, as processes of their own: found beside this one, configured by the environment, stopped at the end
-//! whatever happens.
+//! The real programs, as processes of their own: found beside this one, configured by the environment, stopped at the
+//! end whatever happens.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -35,6 +35,8 @@ struct Program {
     name: String,
     child: Child,
     admin: SocketAddr,
+    /// It has ended by itself, and that was said.
+    has_ended: bool,
 }
 
 /// Where the programs lie.
@@ -56,7 +58,7 @@ impl Binaries {
             .collect();
         if !missing.is_empty() {
             let folder = own.parent().unwrap_or(Path::new("/")).display();
-            bail!("{} is not in {folder}: `cargo build --workspace --bins` makes it", missing.join(" and "));
+            bail!("not found in {folder}: {}. `cargo build --workspace --bins` makes them", missing.join(", "));
         }
         Ok(binaries)
     }
@@ -117,7 +119,7 @@ impl Programs {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        self.0.push(Program { name: name.to_owned(), child, admin });
+        self.0.push(Program { name: name.to_owned(), child, admin, has_ended: false });
         Ok(())
     }
 
@@ -132,7 +134,7 @@ impl Programs {
             program.signal(Signal::TERM);
         }
         let mut failures = Vec::new();
-        for mut program in self.0.drain(..) {
+        for mut program in self.0.drain(..).filter(|program| !program.has_ended) {
             if let Err(error) = program.wait().await {
                 failures.push(format!("{error:#}"));
             }
@@ -163,7 +165,10 @@ impl Program {
     fn check(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("cannot look after {}", self.name))? {
             None => Ok(()),
-            Some(status) => bail!("{} has ended by itself: {status}", self.name),
+            Some(status) => {
+                self.has_ended = true;
+                bail!("{} has ended by itself: {status}", self.name)
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The demo's report: what the tables say, for people to read.
 //!
-//! Names come last in a line: a terminal that writes Persian from right to left would turn the columns after them around.
+//! Names come last in a line: a terminal that writes Persian from right to left would turn the columns after them
+//! around.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -27,6 +28,8 @@ pub(super) fn report(found: &Found, media: &Path) -> String {
     for recording in &found.recordings {
         write_recording(&mut text, recording, media).expect("a string can be written to");
     }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
     text
 }
 

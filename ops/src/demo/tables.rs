@@ -12,7 +12,7 @@ use rollcall_shared::store::entity::{
 use sea_orm::{ActiveValue::Set, DatabaseConnection, DbErr, EntityTrait};
 use sha2::{Digest, Sha256};
 
-use super::class;
+use super::{class, video};
 
 /// The server's name in the demo's settings.
 pub(super) const SOURCE: &str = "demo";
@@ -163,6 +163,22 @@ impl Person {
 }
 
 impl Recording {
+    /// The demo's recording as it should be archived, when its file is `video`.
+    pub(super) fn archived(video: &[u8]) -> Self {
+        let sha256 = Some(sha256(video));
+        Self {
+            status: "ready".into(),
+            kind: Some("video".into()),
+            title: Some(class::TITLE.into()),
+            file_size: video.len().try_into().ok(),
+            whole_seconds: Some(video::SECONDS),
+            resolution: Some(video::RESOLUTION),
+            sha256: sha256.clone(),
+            sha256_of_file: sha256,
+            has_thumbnail: true,
+        }
+    }
+
     async fn of(row: &live_session_recording::Model, media: &Path) -> Self {
         let read = async |key: &Option<String>| tokio::fs::read(stored(media, key.as_deref()?)).await.ok();
         let thumbnail = read(&row.thumbnail_key).await;
@@ -186,7 +202,7 @@ pub(super) fn stored(media: &Path, key: &str) -> PathBuf {
     media.join(key)
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 

@@ -133,8 +133,8 @@ impl Spoilt {
     }
 }
 
-/// The error that makes hyper close the connection. It lets hyper send first what it was given: it flushes when a body has
-/// nothing ready, and throws away what is not sent when a body fails.
+/// The error that makes hyper close the connection. It lets hyper send first what it was given: it flushes when a
+/// body has nothing ready, and throws away what is not sent when a body fails.
 async fn cut_off() -> io::Result<Bytes> {
     tokio::task::yield_now().await;
     future::ready(Err(io::Error::other("the stand-in was told to cut off here"))).await

@@ -1,5 +1,5 @@
-//! The download of a recording: streamed, without `Range` unless a proxy in front honours it; and the object storage that
-//! a server may redirect to.
+//! The download of a recording: streamed, without `Range` unless a proxy in front honours it; and the object storage
+//! that a server may redirect to.
 
 use std::io;
 use std::time::SystemTime;

@@ -1,7 +1,7 @@
 //! A stand-in for a PlugNMeet server, as small as the pipeline allows.
 //!
-//! - It answers the part of the `/auth` API that fetches recordings, and the downloads, as a running plugNmeet-server 2.4
-//!   was seen to: same bytes, same statuses, no `Range`.
+//! - It answers the part of the `/auth` API that fetches recordings, and the downloads, as a running plugNmeet-server
+//!   2.4 was seen to: same bytes, same statuses, no `Range`.
 //! - What may go wrong is data: [`StandIn::script`] says which [`Fault`] the next requests of an [`Endpoint`] get.
 //! - Every request is written down: [`StandIn::requests`].
 //! - [`webhook`] makes webhook bodies, and a [`Sender`] posts those of one room with the real server's habits.

@@ -1,15 +1,15 @@
 //! The sender of webhooks of one room, with the real one's habits.
 //!
-//! One kept-alive connection, one request at a time, in order; no time-out; the receiver's certificate is not checked. At
-//! most two retries, after 1 s and 2 s, where the connection fails or the answer is 429 or a 5xx but 501; a `Retry-After` on
-//! 429 or 503 is waited for instead.
+//! One kept-alive connection, one request at a time, in order; no time-out; the receiver's certificate is not
+//! checked. At most two retries, after 1 s and 2 s, where the connection fails or the answer is 429 or a 5xx but 501;
+//! a `Retry-After` on 429 or 503 is waited for instead.
 
 use std::time::Duration;
 
 use chrono::Utc;
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, StatusCode};
-use rollcall_shared::signature;
+use rollcall_shared::{signature, tls};
 use secrecy::SecretString;
 use url::Url;
 
@@ -49,8 +49,7 @@ impl Sender {
     /// # Errors
     /// The HTTP client cannot be set up.
     pub fn new(url: Url, api_key: &str, secret: &SecretString) -> Result<Self, reqwest::Error> {
-        // It fails only where one is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        tls::use_ring();
         let client = reqwest::Client::builder()
             .user_agent("Go-http-client/1.1")
             .pool_max_idle_per_host(1)

@@ -22,7 +22,7 @@ fn secret() -> SecretString {
 }
 
 fn client() -> Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    rollcall_shared::tls::use_ring();
     Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
 }
 
@@ -261,8 +261,8 @@ fn webhook() -> webhook::Webhook {
     room.webhook(Happening::RoomStarted, at(1_800_000_000))
 }
 
-/// A receiver of webhooks that answers each with the next of `answers` and closes nothing; the connections it had and the
-/// bodies that came.
+/// A receiver of webhooks that answers each with the next of `answers` and closes nothing; the connections it had and
+/// the bodies that came.
 async fn receiver(answers: Vec<&'static str>) -> (Url, JoinHandle<(usize, Vec<Vec<u8>>)>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = Url::parse(&format!("http://{}/hook", listener.local_addr().unwrap())).unwrap();

@@ -1,4 +1,5 @@
-//! The bodies of webhooks, as a plugNmeet-server 2.4 writes them: about 4 KB each, since the room's metadata is about 3 KB.
+//! The bodies of webhooks, as a plugNmeet-server 2.4 writes them: about 4 KB each, since the room's metadata is about
+//! 3 KB.
 //!
 //! Events of the room itself come from PlugNMeet, those of its people from the media server that it wraps: they tell
 //! different parts of the room. The field order is the server's; the tests compare with what a running one sent.
@@ -425,7 +426,8 @@ mod tests {
         }
     }
 
-    /// A body without what is new in each: ids of the event and the room's metadata, and what changes as a class goes on.
+    /// A body without what is new in each: ids of the event and the room's metadata, and what changes as a class goes
+    /// on.
     fn comparable(body: &[u8]) -> (Value, Value) {
         let mut body: Value = serde_json::from_slice(body).unwrap();
         let mut metadata = Value::Null;

@@ -4,13 +4,14 @@
 //! whatever reason) is moved to the suspect queue before any rule sees it, and comes from there one at a time: what kills
 //! processes then dies alone, and its neighbours do not share its count.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Acker, BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, info, warn};
 
+use super::acks::Acks;
 use super::broker::{Backoff, Broker};
 use super::message::{self, DeadKind, Message};
 use super::topology::Topology;
@@ -107,7 +109,8 @@ impl Lane {
 pub struct Delivery {
     /// What was delivered.
     pub message: Message,
-    acker: Acker,
+    tag: u64,
+    acks: Arc<Acks>,
     moves: Arc<Moves>,
     /// Tells the session when the last of its deliveries is gone.
     _unsettled: TaskTrackerToken,
@@ -128,11 +131,20 @@ struct Moves {
 impl Delivery {
     /// Its effect is committed.
     pub async fn ack(self) {
-        match self.acker.ack(BasicAckOptions::default()).await {
-            Ok(true) => {}
-            Ok(false) | Err(_) => {
-                info!(message_id = %self.message.id, "a delivery was done when its channel was gone: it will come again");
+        Self::ack_all(vec![self]).await;
+    }
+
+    /// Their effect is committed.
+    pub async fn ack_all(mut deliveries: Vec<Self>) {
+        // Where a connection was lost in between, not all of them are of one channel.
+        while let Some(acks) = deliveries.first().map(|delivery| delivery.acks.clone()) {
+            let (of_channel, others) =
+                deliveries.into_iter().partition::<Vec<_>, _>(|delivery| Arc::ptr_eq(&delivery.acks, &acks));
+            let tags: BTreeSet<_> = of_channel.iter().map(|delivery| delivery.tag).collect();
+            if let Err(error) = acks.ack(&tags).await {
+                info!(%error, deliveries = tags.len(), "the channel of what is done was gone: it will come again");
             }
+            deliveries = others;
         }
     }
 
@@ -171,7 +183,7 @@ impl Delivery {
 
     /// Acknowledged only once the broker has confirmed it in the other queue.
     async fn move_to(self, queue: &str, properties: BasicProperties) {
-        while self.acker.usable() {
+        while self.acks.is_open() {
             match self.moves.publish(queue, &self.message.body, properties.clone()).await {
                 Ok(()) => return self.ack().await,
                 Err(reason) => {
@@ -228,6 +240,7 @@ struct Session {
 struct Subscription {
     channel: Channel,
     consumer: lapin::Consumer,
+    acks: Arc<Acks>,
 }
 
 impl Intake {
@@ -293,12 +306,18 @@ impl Session {
                     self.suspects.cancel().await?;
                 }
                 next = self.main.consumer.next(), if open.0 => match delivered(next, stopping)? {
-                    Some((delivery, true)) => drop(tokio::spawn(set_aside(moves.delivery(delivery)))),
-                    Some((delivery, false)) => give(&lanes.main, moves.delivery(delivery)).await,
+                    Some((delivery, came_back)) => {
+                        let delivery = self.main.take(delivery, &moves).await;
+                        if came_back {
+                            tokio::spawn(set_aside(delivery));
+                        } else {
+                            give(&lanes.main, delivery).await;
+                        }
+                    }
                     None => open.0 = false,
                 },
                 next = self.suspects.consumer.next(), if open.1 => match delivered(next, stopping)? {
-                    Some((delivery, _)) => give(&lanes.suspects, moves.delivery(delivery)).await,
+                    Some((delivery, _)) => give(&lanes.suspects, self.suspects.take(delivery, &moves).await).await,
                     None => open.1 = false,
                 },
             }
@@ -326,23 +345,24 @@ impl Subscription {
         channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumer = channel.basic_consume(queue.into(), "".into(), options, arguments).await.map_err(failed)?;
-        Ok(Self { channel, consumer })
+        let acks = Arc::new(Acks::on(channel.clone()));
+        Ok(Self { channel, consumer, acks })
+    }
+
+    async fn take(&self, delivery: lapin::message::Delivery, moves: &Arc<Moves>) -> Delivery {
+        self.acks.delivered(delivery.delivery_tag).await;
+        Delivery {
+            message: Message::read(&delivery.properties, delivery.data),
+            tag: delivery.delivery_tag,
+            acks: self.acks.clone(),
+            moves: moves.clone(),
+            _unsettled: moves.deliveries.token(),
+        }
     }
 
     async fn cancel(&self) -> Result<(), String> {
         let cancelled = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await;
         cancelled.map_err(|error| error.to_string())
-    }
-}
-
-impl Moves {
-    fn delivery(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Delivery {
-        Delivery {
-            message: Message::read(&delivery.properties, delivery.data),
-            acker: delivery.acker,
-            moves: self.clone(),
-            _unsettled: self.deliveries.token(),
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! it gives [`Delivery`]s, each of which is settled in one of a few ways: done, again later, to the dead letters.
 //! Both keep their connection up by themselves. [`topology`] is which exchanges and queues there are, and why.
 
+mod acks;
 mod broker;
 mod consumer;
 mod message;

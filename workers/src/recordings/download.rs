@@ -24,7 +24,7 @@ use crate::worker::Failure;
 /// How many pieces wait between two threads: the network hands over up to about 400 KB at a time.
 const QUEUE: usize = 8;
 /// After how many bytes the disk is asked to keep up.
-const SYNC_EVERY: u64 = 64 * 1024 * 1024;
+const SYNC_EVERY: u64 = 16 * 1024 * 1024;
 /// The waits before a broken connection is taken up again; they begin anew with every byte that has come.
 pub(super) const PATIENCE: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15)];

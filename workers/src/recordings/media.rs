@@ -44,8 +44,6 @@ pub(super) struct Media {
 /// The picture of a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Video {
-    /// Which of the file's streams.
-    stream: u32,
     pub(super) width: Option<i32>,
     pub(super) height: Option<i32>,
     pub(super) codec: Option<String>,
@@ -104,7 +102,7 @@ impl Tools {
     }
 
     /// Makes a JPEG of the picture at one second, or of the first where it is shorter.
-    pub(super) async fn thumbnail(&self, file: &Path, video: &Video, jpeg: &Path) -> Result<(), ToolError> {
+    pub(super) async fn thumbnail(&self, file: &Path, jpeg: &Path) -> Result<(), ToolError> {
         for second in ["1", "0"] {
             let mut ffmpeg = Command::new(&self.ffmpeg);
             ffmpeg
@@ -115,7 +113,8 @@ impl Tools {
                 .args(["-threads", "1", "-timelimit", &self.time_limit.as_secs().max(1).to_string()])
                 .args(["-ss", second, "-i"])
                 .arg(local(file))
-                .args(["-map", &format!("0:{}", video.stream), "-frames:v", "1"])
+                // The first video that is no cover of an audio file.
+                .args(["-map", "0:V:0", "-frames:v", "1"])
                 .args(["-vf", &format!("scale={THUMBNAIL_WIDTH}:-2"), "-q:v", "3"])
                 .args(["-f", "image2", "-update", "1", "-y"])
                 .arg(local(jpeg));
@@ -218,7 +217,6 @@ struct Report {
 
 #[derive(Deserialize)]
 struct Stream {
-    index: u32,
     #[serde(default)]
     codec_type: String,
     codec_name: Option<String>,
@@ -251,12 +249,7 @@ fn parse(report: &[u8]) -> Option<Media> {
     if picture.is_none() && !sound {
         return None;
     }
-    let video = picture.map(|stream| Video {
-        stream: stream.index,
-        width: stream.width,
-        height: stream.height,
-        codec: stream.codec_name,
-    });
+    let video = picture.map(|Stream { width, height, codec_name, .. }| Video { width, height, codec: codec_name });
     let duration = report.format.duration.and_then(|seconds| seconds.parse().ok());
     Some(Media {
         duration_seconds: duration.filter(|seconds: &f64| seconds.is_finite()),

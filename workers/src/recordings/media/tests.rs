@@ -39,7 +39,7 @@ async fn a_recording_is_known_by_its_content_and_has_a_picture() {
         assert_eq!(media.extension, extension);
 
         let jpeg = folder.path().join("picture.jpg");
-        tools.thumbnail(&file, &video, &jpeg).await.unwrap();
+        tools.thumbnail(&file, &jpeg).await.unwrap();
         let bytes = std::fs::read(&jpeg).unwrap();
         assert!(bytes.starts_with(&[0xff, 0xd8, 0xff]), "{name} has no JPEG");
         std::fs::remove_file(jpeg).unwrap();

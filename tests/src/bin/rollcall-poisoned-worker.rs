@@ -1,0 +1,48 @@
+//! The attendance worker, with a rule that some events are too much for: one whose person is called `kill` kills the
+//! process, one whose person is called `panic` panics.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use rollcall_shared::config::Settings;
+use rollcall_shared::event::{Change, Event, WorkerName};
+use rollcall_shared::{shutdown, store, telemetry};
+use rollcall_workers::attendance::Attendance;
+use rollcall_workers::runner::{self, Limits};
+use rollcall_workers::worker::{Failure, Outcome, Worker};
+
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long)]
+    config: PathBuf,
+}
+
+struct Poisoned(Attendance);
+
+impl Worker for Poisoned {
+    const NAME: WorkerName = WorkerName::Attendance;
+
+    async fn handle(&self, events: &[Event]) -> Result<Outcome, Failure> {
+        for event in events {
+            match &event.change {
+                Change::Joined(connection) if connection.name.as_deref() == Some("kill") => std::process::abort(),
+                Change::Joined(connection) if connection.name.as_deref() == Some("panic") => panic!("as told"),
+                _ => {}
+            }
+        }
+        self.0.handle(events).await
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings = Settings::load(Some(&Arguments::parse().config))?;
+    telemetry::init(&settings.log)?;
+    let db = store::connect(settings.database_url()?, 4).await?;
+    let stop = shutdown::on_signals()?;
+    let worker = Poisoned(Attendance::new(&settings, db.clone()));
+    let limits =
+        Limits { batch_size: settings.workers.batch_size, batch_wait: settings.workers.batch_wait, concurrency: 1 };
+    runner::run(worker, settings.queue, settings.attendance.retry, limits, db, stop).await?;
+    Ok(())
+}
