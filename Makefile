@@ -18,7 +18,7 @@ help: ## list these commands
 
 demo: ready ## play a class through the whole pipeline, and say what came of it
 	cargo build --workspace --bins
-	$(with_services) sh -c 'exec target/debug/rollcall demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
+	$(with_services) sh -c 'exec target/debug/rollcall demo --dir target/demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
 
 test: ready build ## run every test (the long fault runs are `make soak`)
 	$(with_services) cargo test --workspace

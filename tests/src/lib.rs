@@ -6,13 +6,15 @@
 //! - [`load`]: webhooks that go on while things break;
 //! - [`broker`]: what waits in which queue;
 //! - [`fixtures`]: classes captured from a real server;
-//! - [`classes`]: classes made up from who was truly there.
+//! - [`classes`]: classes made up from who was truly there;
+//! - [`bench`]: how many webhooks a second the ingress takes in.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 #![allow(clippy::missing_panics_doc)]
 
 use std::time::{Duration, Instant};
 
+pub mod bench;
 pub mod broker;
 pub mod classes;
 pub mod fixtures;

@@ -115,7 +115,7 @@ async fn database(settings: &Settings, connections: usize) -> anyhow::Result<Dat
             Err(error) => return Err(error).with_context(|| format!("the database at {url} cannot be used")),
         }
     };
-    let pending = Migrator::get_pending_migrations(&db).await.context("cannot tell whether the database is migrated")?;
+    let pending = Migrator::get_pending_migrations_read_only(&db).await.context("cannot tell whether the database is migrated")?;
     if !pending.is_empty() {
         bail!("the database at {url} is not migrated ({} to go): run `rollcall migrate up`", pending.len());
     }

@@ -1,13 +1,19 @@
 //! The ingress's side: webhooks in, confirmed by the broker or not published.
+//!
+//! Each connection to the broker has one task that publishes on it and waits for its confirms. lapin reports from a thread of
+//! its own, twice a message (sent, confirmed): that one task is woken once for many of them, where a task a message would be
+//! woken for each, across threads, which costs more than all the rest of publishing.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation, Connection, Event};
-use tokio::sync::{Semaphore, watch};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -25,7 +31,6 @@ const MAX_IN_FLIGHT_KIB: usize = 64 * 1024;
 /// Publishes webhooks. Cheap to clone; keeps its connection up by itself until it is closed.
 #[derive(Clone)]
 pub struct Publisher {
-    events: Arc<str>,
     /// None while there is no connection.
     session: watch::Receiver<Option<Arc<Session>>>,
     in_flight: Arc<Semaphore>,
@@ -36,7 +41,17 @@ pub struct Publisher {
 struct Session {
     connection: Connection,
     channels: Vec<Channel>,
-    turn: AtomicUsize,
+    /// To the task that publishes. What may be on its way at once bounds it.
+    publishing: mpsc::UnboundedSender<Publishing>,
+}
+
+/// A message on its way to the broker: it gets there even if nobody waits for it any more.
+struct Publishing {
+    routing_key: String,
+    properties: BasicProperties,
+    body: Bytes,
+    outcome: oneshot::Sender<Result<(), PublishError>>,
+    _in_flight: OwnedSemaphorePermit,
 }
 
 /// Why a message may not be durable: it is safe to publish it again.
@@ -61,7 +76,6 @@ impl Publisher {
     pub async fn start(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
         let broker = Broker::new(settings, name)?;
         let topology = Topology::new(broker.prefix());
-        let events = topology.events().into();
         let first = match Session::open(&broker, &topology).await {
             Ok(session) => Some(Arc::new(session)),
             Err(error) if error.is_final() => return Err(error),
@@ -73,22 +87,17 @@ impl Publisher {
         let (sender, session) = watch::channel(first);
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(keep_open(broker, topology, sender)));
-        Ok(Self { events, session, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)), stop })
+        Ok(Self { session, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)), stop })
     }
 
     /// Publishes a message. When this returns `Ok`, the broker has it on disk.
     ///
-    /// The publishing runs to its end even if the caller does not wait for it.
+    /// If the caller does not wait for it, the message is published or it is not, as after a time-out.
     ///
     /// # Errors
     /// The broker has not confirmed within `limit`, or has refused. The message may be stored all the same.
     pub async fn publish(&self, message: Message, limit: Duration) -> Result<(), PublishError> {
-        let publishing = tokio::spawn(self.clone().publish_confirmed(message, limit));
-        match timeout(limit, publishing).await {
-            Ok(Ok(published)) => published,
-            Ok(Err(panic)) => Err(PublishError::Lost(panic.to_string())),
-            Err(_) => Err(PublishError::Timeout),
-        }
+        timeout(limit, self.publish_confirmed(message)).await.unwrap_or(Err(PublishError::Timeout))
     }
 
     /// Whether there is a connection, and the broker takes messages.
@@ -113,32 +122,61 @@ impl Publisher {
         }
     }
 
-    /// Waits for a connection up to `limit`, for the broker's confirm as long as the connection lasts: lapin keeps what
-    /// nobody waits for.
-    async fn publish_confirmed(mut self, message: Message, limit: Duration) -> Result<(), PublishError> {
+    async fn publish_confirmed(&self, message: Message) -> Result<(), PublishError> {
         let kib = u32::try_from(message.body.len() / 1024 + 1).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT_KIB as u32);
-        let ready = async {
-            let permit = self.in_flight.clone().acquire_many_owned(kib).await;
-            let session = self.session.wait_for(Option::is_some).await.ok().and_then(|session| session.clone());
-            (permit, session)
+        let in_flight = self.in_flight.clone().acquire_many_owned(kib).await.map_err(PublishError::lost)?;
+        let (outcome, published) = oneshot::channel();
+        let publishing = Publishing {
+            routing_key: format!("{}.{}", message.source, message.event),
+            properties: message.properties(),
+            body: message.body,
+            outcome,
+            _in_flight: in_flight,
         };
-        let Ok((_permit, Some(session))) = timeout(limit, ready).await else { return Err(PublishError::Timeout) };
-        let lost = |error: lapin::Error| PublishError::Lost(error.to_string());
-        let routing_key = format!("{}.{}", message.source, message.event);
-        let published = session.channel().basic_publish(
-            self.events.as_ref().into(),
-            routing_key.into(),
-            BasicPublishOptions::default(),
-            &message.body,
-            message.properties(),
-        );
-        let confirm = published.await.map_err(lost)?;
-        drop(message);
-        match confirm.await.map_err(lost)? {
-            Confirmation::Ack(_) => Ok(()),
-            Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
-        }
+        self.connected().await?.publishing.send(publishing).map_err(PublishError::lost)?;
+        published.await.map_err(PublishError::lost)?
     }
+
+    /// Waits until there is a connection.
+    async fn connected(&self) -> Result<Arc<Session>, PublishError> {
+        if let Some(session) = self.session.borrow().as_ref() {
+            return Ok(session.clone());
+        }
+        let mut session = self.session.clone();
+        let session = session.wait_for(Option::is_some).await.map_err(PublishError::lost)?;
+        Ok(session.as_ref().expect("it was waited for").clone())
+    }
+}
+
+impl PublishError {
+    fn lost(error: impl fmt::Display) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+impl Publishing {
+    /// For as long as the connection lasts, not for as long as somebody waits: lapin keeps what nobody waits for.
+    async fn run(self, channel: Channel, exchange: ShortString) {
+        let Self { routing_key, properties, body, outcome, _in_flight } = self;
+        let options = BasicPublishOptions::default();
+        let published = channel.basic_publish(exchange, routing_key.into(), options, &body, properties);
+        let confirmation = async { published.await?.await };
+        // Nobody waits any more: the sender was told that it was too slow.
+        let _ = outcome.send(match confirmation.await {
+            Ok(Confirmation::Ack(_)) => Ok(()),
+            Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(PublishError::Refused),
+            Err(error) => Err(PublishError::lost(error)),
+        });
+    }
+}
+
+/// Publishes what comes on the channels in turn, until nobody can send any more and everything has its outcome.
+async fn publish_all(channels: Vec<Channel>, exchange: String, mut publishing: mpsc::UnboundedReceiver<Publishing>) {
+    let exchange = ShortString::from(exchange);
+    let mut turn = channels.iter().cycle();
+    let coming = stream::poll_fn(|cx| publishing.poll_recv(cx));
+    let one = |one: Publishing| one.run(turn.next().expect("there are channels").clone(), exchange.clone());
+    coming.for_each_concurrent(None, one).await;
 }
 
 impl Session {
@@ -149,15 +187,15 @@ impl Session {
         for _ in 0..CHANNELS {
             channels.push(broker.confirming_channel(&connection).await?);
         }
-        Ok(Self { connection, channels, turn: AtomicUsize::new(0) })
-    }
-
-    fn channel(&self) -> &Channel {
-        &self.channels[self.turn.fetch_add(1, Ordering::Relaxed) % CHANNELS]
+        let (publishing, to_publish) = mpsc::unbounded_channel();
+        tokio::spawn(publish_all(channels.clone(), topology.events(), to_publish));
+        Ok(Self { connection, channels, publishing })
     }
 
     fn is_up(&self) -> bool {
-        self.connection.status().connected() && self.channels.iter().all(|channel| channel.status().connected())
+        self.connection.status().connected()
+            && self.channels.iter().all(|channel| channel.status().connected())
+            && !self.publishing.is_closed()
     }
 
     /// Returns when the connection or one of its channels is gone.
