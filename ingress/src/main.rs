@@ -1,7 +1,6 @@
 //! `rollcall-ingress`: reads the settings, takes webhooks in until it is told to stop, drains.
 
 use std::path::PathBuf;
-use std::process;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -11,11 +10,10 @@ use rollcall_ingress::{Timeouts, describe_metrics};
 use rollcall_shared::config::Settings;
 use rollcall_shared::queue::Publisher;
 use rollcall_shared::signature::Verifier;
-use rollcall_shared::telemetry;
 use rollcall_shared::telemetry::admin::Admin;
+use rollcall_shared::{shutdown, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,7 +37,7 @@ async fn main() -> anyhow::Result<()> {
     if settings.plugnmeet.is_empty() {
         bail!("setting plugnmeet is missing: without a [plugnmeet.<name>] every webhook would be refused");
     }
-    let stop = stop_on_signals().context("cannot listen for signals")?;
+    let stop = shutdown::on_signals().context("cannot listen for signals")?;
 
     let admin = Admin::bind(settings.ingress.admin_address).await?;
     describe_metrics();
@@ -71,29 +69,6 @@ fn readiness(publisher: Publisher, stop: CancellationToken) -> impl Fn() -> Resu
         (false, false) => Err("not connected to the broker"),
         (false, true) => Ok(()),
     }
-}
-
-/// A token that the first SIGTERM or SIGINT cancels; the second ends the process.
-fn stop_on_signals() -> std::io::Result<CancellationToken> {
-    async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        either(&mut terminate, &mut interrupt).await;
-        info!("A signal asks the ingress to stop; a second one stops it at once.");
-        stopping.cancel();
-        either(&mut terminate, &mut interrupt).await;
-        warn!("A second signal stops the ingress at once.");
-        process::exit(1);
-    });
-    Ok(stop)
 }
 
 /// As many connections as the settings say and the process may have files for, which is made as many as can be.

@@ -5,7 +5,10 @@
 #![allow(elided_lifetimes_in_paths, reason = "the trait spells it so, and async_trait takes no other spelling")]
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, big_integer_null, boolean, double_null, integer, integer_null, pk_auto, text, text_null, text_uniq, timestamp_with_time_zone, timestamp_with_time_zone_null};
+use sea_orm_migration::schema::{
+    big_integer, big_integer_null, boolean, double_null, integer, integer_null, pk_auto, text, text_null, text_uniq,
+    timestamp_with_time_zone, timestamp_with_time_zone_null,
+};
 
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -13,7 +16,9 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [course(), course_staff(), session(), session_start(), user(), interval(), recording(), recording_lease()] {
+        for table in
+            [course(), course_staff(), session(), session_start(), user(), interval(), recording(), recording_lease()]
+        {
             manager.create_table(table).await?;
         }
         for index in indexes() {
@@ -166,7 +171,12 @@ fn recording_lease() -> TableCreateStatement {
         .col(timestamp_with_time_zone("expires_at"))
         .col(text_null("failure"))
         .col(boolean("failure_is_permanent").default(false))
-        .foreign_key(&mut references("recording_lease", "recording_id", "live_session_recording", ForeignKeyAction::Cascade))
+        .foreign_key(&mut references(
+            "recording_lease",
+            "recording_id",
+            "live_session_recording",
+            ForeignKeyAction::Cascade,
+        ))
         .to_owned()
 }
 

@@ -304,7 +304,9 @@ impl Default for Recordings {
     fn default() -> Self {
         Self {
             // Transcoding takes minutes to hours, so the later steps are long: about a day in all.
-            retry: RetrySchedule::of_seconds(&[30, 120, 300, 600, 1200, 1800, 3600, 7200, 10_800, 14_400, 21_600, 28_800]),
+            retry: RetrySchedule::of_seconds(&[
+                30, 120, 300, 600, 1200, 1800, 3600, 7200, 10_800, 14_400, 21_600, 28_800,
+            ]),
             concurrency: 4,
             work_dir: None,
             hold: Duration::from_mins(3),
@@ -347,14 +349,18 @@ impl<'de> Deserialize<'de> for RetrySchedule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut delays = list(deserializer)?
             .iter()
-            .map(|text| humantime::parse_duration(text).map_err(|error| de::Error::custom(format!("{text:?}: {error}"))))
+            .map(|text| {
+                humantime::parse_duration(text).map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         delays.sort_unstable();
         delays.dedup();
         // RabbitMQ takes a time to live of up to 32 bits of milliseconds.
         let month = Duration::from_hours(24 * 31);
         if delays.is_empty() || delays.iter().any(|delay| delay.is_zero() || *delay > month) {
-            return Err(de::Error::custom("a retry schedule is one or more delays, such as \"1s\", up to a month each"));
+            return Err(de::Error::custom(
+                "a retry schedule is one or more delays, such as \"1s\", up to a month each",
+            ));
         }
         Ok(Self(delays))
     }
@@ -448,11 +454,8 @@ impl Settings {
             None => config::File::from(Path::new("rollcall.toml")).required(false),
         };
         let environment = config::Environment::with_prefix("ROLLCALL").prefix_separator("__").separator("__");
-        let settings: Self = config::Config::builder()
-            .add_source(source)
-            .add_source(environment)
-            .build()?
-            .try_deserialize()?;
+        let settings: Self =
+            config::Config::builder().add_source(source).add_source(environment).build()?.try_deserialize()?;
         settings.check()?;
         Ok(settings)
     }
@@ -518,10 +521,10 @@ impl Settings {
     /// # Errors
     /// The setting is missing.
     pub fn database_url(&self) -> Result<&SecretUrl, ConfigError> {
-        self.database.url.as_ref().ok_or(ConfigError::Missing {
-            name: "database.url",
-            allowed: "it starts with postgres:// or sqlite://",
-        })
+        self.database
+            .url
+            .as_ref()
+            .ok_or(ConfigError::Missing { name: "database.url", allowed: "it starts with postgres:// or sqlite://" })
     }
 
     /// The delays before an event that a worker failed at is tried again.
@@ -548,22 +551,18 @@ const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at mos
 
 /// Names become parts of routing keys and queue names, where a dot separates.
 fn is_name(text: &str) -> bool {
-    (1..=60).contains(&text.len())
-        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    (1..=60).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
 }
 
 fn check(good: bool, name: &str, value: &dyn fmt::Display, allowed: &'static str) -> Result<(), ConfigError> {
-    if good {
-        Ok(())
-    } else {
-        Err(ConfigError::Invalid { name: name.to_owned(), value: value.to_string(), allowed })
-    }
+    if good { Ok(()) } else { Err(ConfigError::Invalid { name: name.to_owned(), value: value.to_string(), allowed }) }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map_err(|error| de::Error::custom(format!("{text:?} is no time such as \"500ms\", \"10s\" or \"5m\": {error}")))
+    humantime::parse_duration(&text).map_err(|error| {
+        de::Error::custom(format!("{text:?} is no time such as \"500ms\", \"10s\" or \"5m\": {error}"))
+    })
 }
 
 /// A list, or one string with commas between its parts, as the environment has it.

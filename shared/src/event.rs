@@ -63,10 +63,7 @@ impl FromStr for WorkerName {
     type Err = UnknownWorker;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|worker| worker.as_str() == name)
-            .ok_or_else(|| UnknownWorker(name.to_owned()))
+        Self::ALL.into_iter().find(|worker| worker.as_str() == name).ok_or_else(|| UnknownWorker(name.to_owned()))
     }
 }
 

@@ -121,11 +121,7 @@ impl Verifier {
     ) -> Result<&str, Rejection> {
         let signature = hash_token.or(authorization).ok_or(Rejection::Missing)?;
         let signature = str::from_utf8(signature).map_err(|_| Rejection::Malformed)?;
-        if signature.len() == 64 {
-            self.verify_hmac(signature, body)
-        } else {
-            self.verify_token(signature, body, now)
-        }
+        if signature.len() == 64 { self.verify_hmac(signature, body) } else { self.verify_token(signature, body, now) }
     }
 
     fn verify_hmac(&self, signature: &str, body: &[u8]) -> Result<&str, Rejection> {
@@ -140,11 +136,7 @@ impl Verifier {
 
     fn verify_token(&self, token: &str, body: &[u8], now: i64) -> Result<&str, Rejection> {
         let token = Token::parse(token)?;
-        let mut same_key = self
-            .servers
-            .iter()
-            .filter(|server| server.api_key == token.claims.iss)
-            .peekable();
+        let mut same_key = self.servers.iter().filter(|server| server.api_key == token.claims.iss).peekable();
         same_key.peek().ok_or(Rejection::UnknownKey)?;
         let server = same_key
             .find(|server| server.signed(token.signed.as_bytes(), &token.signature))
@@ -158,9 +150,7 @@ impl Verifier {
 impl Server {
     /// Whether one of the server's secrets makes this signature; compared in constant time.
     fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
-        self.macs
-            .iter()
-            .any(|mac| mac.clone().chain_update(bytes).verify_slice(signature).is_ok())
+        self.macs.iter().any(|mac| mac.clone().chain_update(bytes).verify_slice(signature).is_ok())
     }
 }
 
@@ -192,11 +182,7 @@ impl<'a> Token<'a> {
         if decode_json::<Header>(header)?.alg != "HS256" {
             return Err(Rejection::Algorithm);
         }
-        Ok(Self {
-            signed,
-            claims: decode_json(claims)?,
-            signature: decode(signature)?,
-        })
+        Ok(Self { signed, claims: decode_json(claims)?, signature: decode(signature)? })
     }
 }
 
@@ -214,11 +200,7 @@ impl Claims {
     /// PlugNMeet's own blog compares the claim with a hex digest; what its servers send is standard base64.
     fn check_body(&self, body: &[u8]) -> Result<(), Rejection> {
         let claimed = STANDARD.decode(&self.sha256).map_err(|_| Rejection::Malformed)?;
-        if bool::from(Sha256::digest(body).as_slice().ct_eq(&claimed)) {
-            Ok(())
-        } else {
-            Err(Rejection::OtherBody)
-        }
+        if bool::from(Sha256::digest(body).as_slice().ct_eq(&claimed)) { Ok(()) } else { Err(Rejection::OtherBody) }
     }
 }
 
@@ -321,9 +303,7 @@ mod tests {
     #[test]
     fn what_is_not_signed_by_us_is_refused() {
         let good = sign_token("key", &"new".into(), BODY, NOW);
-        let claims = |sha256: &str| {
-            format!(r#"{{"iss":"key","exp":{},"nbf":{NOW},"sha256":"{sha256}"}}"#, NOW + 300)
-        };
+        let claims = |sha256: &str| format!(r#"{{"iss":"key","exp":{},"nbf":{NOW},"sha256":"{sha256}"}}"#, NOW + 300);
         let digest = STANDARD.encode(Sha256::digest(BODY));
         let hs256 = r#"{"alg":"HS256","typ":"JWT"}"#;
         for (signature, expected) in [

@@ -12,12 +12,15 @@ use crate::installation::Installation;
 
 /// How many messages are ready in each queue of the installation that holds any. Those that a worker has are not told.
 pub async fn depths(installation: &Installation) -> Result<BTreeMap<String, u32>, String> {
-    let connection =
-        Connection::connect(&installation.broker_url, ConnectionProperties::default()).await.map_err(|e| e.to_string())?;
+    let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default())
+        .await
+        .map_err(|e| e.to_string())?;
     let mut depths = BTreeMap::new();
     let mut queues = vec!["unrouted".to_owned()];
     for worker in ["attendance", "rooms", "recordings"] {
-        queues.extend(["", ".suspect", ".dead", ".retry.200ms", ".retry.1s", ".retry.2s"].map(|part| format!("{worker}{part}")));
+        queues.extend(
+            ["", ".suspect", ".dead", ".retry.200ms", ".retry.1s", ".retry.2s"].map(|part| format!("{worker}{part}")),
+        );
     }
     for queue in queues {
         let channel = connection.create_channel().await.map_err(|error| error.to_string())?;

@@ -72,7 +72,8 @@ impl Class {
         let session = course_live_session::Entity::find()
             .filter(course_live_session::Column::Source.eq(source))
             .filter(course_live_session::Column::RoomId.eq(&self.room_id));
-        let session = session.one(db).await.map_err(|e| e.to_string())?.ok_or(format!("{} has no session", self.room_id))?;
+        let session =
+            session.one(db).await.map_err(|e| e.to_string())?.ok_or(format!("{} has no session", self.room_id))?;
         if session.ended_at.map(|at| at.timestamp()) != Some(self.ended_at) {
             return Err(format!("{} ended at {:?}, not {}", self.room_id, session.ended_at, self.ended_at));
         }

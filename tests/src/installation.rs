@@ -165,7 +165,8 @@ impl Installation {
         }
         for (name, server) in &self.servers {
             let Server { api_key, secret, url } = server;
-            writeln!(settings, "[plugnmeet.{name}]\nurl = {url:?}\napi_key = {api_key:?}\napi_secret = {secret:?}").unwrap();
+            writeln!(settings, "[plugnmeet.{name}]\nurl = {url:?}\napi_key = {api_key:?}\napi_secret = {secret:?}")
+                .unwrap();
             if let Some(previous) = self.more.get(&format!("previous of {name}")) {
                 writeln!(settings, "previous_secret = {previous:?}").unwrap();
             }

@@ -81,7 +81,8 @@ async fn post(
 /// Waits until everybody whose join was accepted is in the tables, once.
 pub async fn all_applied(installation: &Installation, accepted: &BTreeSet<String>, limit: Duration) {
     eventually(limit, || async {
-        let rows = live_session_interval::Entity::find().all(&installation.db).await.map_err(|error| error.to_string())?;
+        let rows =
+            live_session_interval::Entity::find().all(&installation.db).await.map_err(|error| error.to_string())?;
         let applied: BTreeSet<_> = rows.into_iter().map(|row| row.participant_sid).collect();
         let missing: Vec<_> = accepted.difference(&applied).collect();
         if missing.is_empty() {

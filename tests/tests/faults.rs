@@ -229,7 +229,8 @@ async fn a_worker_that_is_stopped_has_settled_what_it_took() {
     let worker = installation.worker("attendance").await;
     worker.stop().await;
     let done = intervals(&installation).await;
-    let waiting = u64::from(broker::depths(&installation).await.unwrap().get("attendance").copied().unwrap_or_default());
+    let waiting =
+        u64::from(broker::depths(&installation).await.unwrap().get("attendance").copied().unwrap_or_default());
     assert_eq!(done + waiting, 300, "{done} are applied and {waiting} wait");
     // Had it left something unacknowledged, that would come back as a suspect.
     let worker = installation.worker("attendance").await;

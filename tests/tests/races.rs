@@ -59,7 +59,11 @@ async fn applied(db: &DatabaseConnection, rounds: usize) -> Result<(), String> {
     let left = live_session_interval::Entity::find().filter(live_session_interval::Column::LeftAt.is_not_null());
     let counts = [ended.count(db).await, joined.count(db).await, left.count(db).await].map(Result::unwrap);
     let people = rounds as u64 * PEOPLE as u64;
-    if counts == [rounds as u64, people, people / 2] { Ok(()) } else { Err(format!("{counts:?} after {rounds} rounds")) }
+    if counts == [rounds as u64, people, people / 2] {
+        Ok(())
+    } else {
+        Err(format!("{counts:?} after {rounds} rounds"))
+    }
 }
 
 fn time(seconds: i64) -> DateTime<Utc> {

@@ -277,7 +277,9 @@ async fn a_voice_recording_has_no_picture() {
 
 #[tokio::test]
 async fn a_thumbnail_that_cannot_be_made_leaves_the_recording() {
-    for (how, script) in [("fails", "#!/bin/sh\necho no such filter >&2\nexit 1\n"), ("hangs", "#!/bin/sh\nsleep 1000 &\nwait\n")] {
+    for (how, script) in
+        [("fails", "#!/bin/sh\necho no such filter >&2\nexit 1\n"), ("hangs", "#!/bin/sh\nsleep 1000 &\nwait\n")]
+    {
         let school = School::with(|installation| {
             let ffmpeg = installation.directory.join(format!("ffmpeg-that-{how}"));
             std::fs::write(&ffmpeg, script).unwrap();
@@ -409,7 +411,9 @@ async fn an_older_server_and_one_with_ranges_in_front_are_understood() {
 
     school.server.honour_range(true);
     let half = u64::try_from(size(&video()) / 2).unwrap();
-    school.server.add_recording(Recording { content: Content::File(video()), ..Recording::new("range", "room", "sid", "") });
+    school
+        .server
+        .add_recording(Recording { content: Content::File(video()), ..Recording::new("range", "room", "sid", "") });
     school.server.script(Endpoint::Download, [Fault::CutOff { after_bytes: half }]);
     school.proceeded("range").await;
     let row = school.becomes("range", "ready").await;

@@ -118,10 +118,7 @@ impl Interval {
     }
 }
 
-async fn save(
-    tx: &DatabaseTransaction,
-    intervals: BTreeMap<(Person, String), Interval>,
-) -> Result<(), Failure> {
+async fn save(tx: &DatabaseTransaction, intervals: BTreeMap<(Person, String), Interval>) -> Result<(), Failure> {
     let rows: Vec<_> = intervals.into_iter().map(|(key, interval)| row(key, interval)).collect();
     for rows in rows.chunks(ROWS_PER_STATEMENT) {
         let merged = interval::Entity::insert_many(rows.to_vec()).on_conflict(merge());

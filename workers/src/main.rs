@@ -51,7 +51,9 @@ async fn main() -> anyhow::Result<()> {
 
     let drained = CancellationToken::new();
     let admin = match settings.workers.admin_address {
-        Some(address) => Some(tokio::spawn(Admin::bind(address).await?.serve(readiness(stop.clone()), drained.clone()))),
+        Some(address) => {
+            Some(tokio::spawn(Admin::bind(address).await?.serve(readiness(stop.clone()), drained.clone())))
+        }
         None => None,
     };
     match arguments.worker {
@@ -75,8 +77,14 @@ async fn run<W: Worker>(
     db: DatabaseConnection,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut running =
-        tokio::spawn(runner::run(worker, settings.queue.clone(), settings.retry(W::NAME).clone(), limits, db, stop.clone()));
+    let mut running = tokio::spawn(runner::run(
+        worker,
+        settings.queue.clone(),
+        settings.retry(W::NAME).clone(),
+        limits,
+        db,
+        stop.clone(),
+    ));
     info!(worker = %W::NAME, "started");
     tokio::select! {
         ended = &mut running => return Ok(ended??),
@@ -84,7 +92,9 @@ async fn run<W: Worker>(
     }
     match timeout(settings.workers.drain_timeout, running).await {
         Ok(ended) => Ok(ended??),
-        Err(_) => bail!("what was under way did not end within workers.drain_timeout; the broker will deliver it again"),
+        Err(_) => {
+            bail!("what was under way did not end within workers.drain_timeout; the broker will deliver it again")
+        }
     }
 }
 
@@ -95,9 +105,7 @@ fn limits(worker: WorkerName, settings: &Settings) -> Limits {
         WorkerName::Attendance | WorkerName::Rooms => {
             Limits { batch_size: settings.workers.batch_size, batch_wait, concurrency: 1 }
         }
-        WorkerName::Recordings => {
-            Limits { batch_size: 1, batch_wait, concurrency: settings.recordings.concurrency }
-        }
+        WorkerName::Recordings => Limits { batch_size: 1, batch_wait, concurrency: settings.recordings.concurrency },
     }
 }
 
@@ -115,7 +123,9 @@ async fn database(settings: &Settings, connections: usize) -> anyhow::Result<Dat
             Err(error) => return Err(error).with_context(|| format!("the database at {url} cannot be used")),
         }
     };
-    let pending = Migrator::get_pending_migrations_read_only(&db).await.context("cannot tell whether the database is migrated")?;
+    let pending = Migrator::get_pending_migrations_read_only(&db)
+        .await
+        .context("cannot tell whether the database is migrated")?;
     if !pending.is_empty() {
         bail!("the database at {url} is not migrated ({} to go): run `rollcall migrate up`", pending.len());
     }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcall_shared::store::entity::{
-    course_live_session as session, course_staff as staff, live_session_interval as interval, live_session_start as start,
-    live_session_user as user,
+    course_live_session as session, course_staff as staff, live_session_interval as interval,
+    live_session_start as start, live_session_user as user,
 };
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
@@ -75,7 +75,8 @@ pub(crate) async fn derive_all(
     tx: &DatabaseTransaction,
     sessions: &BTreeMap<i64, session::Model>,
 ) -> Result<(), Failure> {
-    let everybody = user::Entity::find().filter(user::Column::SessionId.is_in(sessions.keys().copied())).all(tx).await?;
+    let everybody =
+        user::Entity::find().filter(user::Column::SessionId.is_in(sessions.keys().copied())).all(tx).await?;
     let people = everybody.into_iter().map(|row| ((row.session_id, row.user_id), Said::default())).collect();
     derive(tx, sessions, people).await
 }
@@ -175,8 +176,7 @@ async fn intervals(
     people: impl Iterator<Item = Person>,
 ) -> Result<HashMap<Person, Vec<Interval>>, Failure> {
     let columns = [interval::Column::SessionId, interval::Column::UserId];
-    let mut rows =
-        interval::Entity::find().filter(among(columns, people)).all(tx).await?;
+    let mut rows = interval::Entity::find().filter(among(columns, people)).all(tx).await?;
     rows.sort_by_cached_key(|row| {
         let joined = row.joined_at_ms.or_else(|| row.joined_at.map(|at| at.timestamp_millis()));
         (joined, row.participant_sid.clone())

@@ -27,7 +27,9 @@ use rollcall_shared::config::{self, Settings, UnknownSessions};
 use rollcall_shared::event::{Change, Event, WorkerName};
 use rollcall_shared::plugnmeet::api;
 use rollcall_shared::store::entity::live_session_recording::{ActiveModel, Column, Entity, Model};
-use sea_orm::{ActiveValue::Set, ColumnTrait as _, DatabaseConnection, EntityTrait as _, ExprTrait as _, QueryFilter as _};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, DatabaseConnection, EntityTrait as _, ExprTrait as _, QueryFilter as _,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -228,7 +230,8 @@ impl Archivist {
             let key = [Column::Source, Column::RecordId];
             Entity::insert(new).on_conflict_do_nothing_on(key).exec_without_returning(tx).await?;
             let this = Column::Source.eq(&event.room.source).and(Column::RecordId.eq(&recording.record_id));
-            let again = ActiveModel { status: Set(PROCESSING.into()), updated_at: Set(Utc::now()), ..Default::default() };
+            let again =
+                ActiveModel { status: Set(PROCESSING.into()), updated_at: Set(Utc::now()), ..Default::default() };
             let given_up = this.clone().and(Column::Status.eq(FAILED));
             Entity::update_many().set(again).filter(given_up).exec(tx).await?;
             let row = Entity::find().filter(this).one(tx).await?;
@@ -317,10 +320,10 @@ impl Archivist {
     /// What the file is; its thumbnail, or why there is none although it has a picture.
     async fn look(&self, file: &WorkFile, thumbnail: &WorkFile) -> Result<(Media, Option<String>), Failure> {
         // Both at once, although the thumbnail of a file without a picture is made in vain.
-        let (media, made) = tokio::try_join!(
-            async { self.tools.probe(&file.path).await.map_err(not_probed) },
-            async { Ok(self.tools.thumbnail(&file.path, &thumbnail.path).await) },
-        )?;
+        let (media, made) =
+            tokio::try_join!(async { self.tools.probe(&file.path).await.map_err(not_probed) }, async {
+                Ok(self.tools.thumbnail(&file.path, &thumbnail.path).await)
+            },)?;
         let error = match made {
             Err(error) if media.video.is_some() => Some(format!("no thumbnail: {:#}", anyhow::Error::new(error))),
             _ => None,

@@ -88,10 +88,7 @@ impl Batch {
 }
 
 /// Keeps the starts, and says which sessions have one that was not known.
-async fn restarted(
-    tx: &DatabaseTransaction,
-    starts: BTreeSet<(i64, DateTime<Utc>)>,
-) -> Result<BTreeSet<i64>, Failure> {
+async fn restarted(tx: &DatabaseTransaction, starts: BTreeSet<(i64, DateTime<Utc>)>) -> Result<BTreeSet<i64>, Failure> {
     let mut sessions = BTreeSet::new();
     for (session, started_at) in starts {
         let row = start::ActiveModel { session_id: Set(session), started_at: Set(started_at) };

@@ -168,7 +168,8 @@ impl<W: Worker> Runner<W> {
             Ok(Parsed::Event(event)) => Some(Taken { delivery, event }),
             Ok(Parsed::Ignored(reason)) => {
                 debug!(message_id = %message.id, event = message.event, reason, "an event changes nothing");
-                counter!("rollcall_worker_ignored_total", "worker" => W::NAME.as_str(), "reason" => reason).increment(1);
+                counter!("rollcall_worker_ignored_total", "worker" => W::NAME.as_str(), "reason" => reason)
+                    .increment(1);
                 count::<W>("ignored", 1);
                 delivery.ack().await;
                 None

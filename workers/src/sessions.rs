@@ -3,8 +3,8 @@
 //! Data comes from [`Room`]s of events and goes to `course_live_session`. The order within a transaction is the same for
 //! every worker: open what is missing (rooms locked, in order), then lock the sessions (in order), then change.
 
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
@@ -124,11 +124,7 @@ async fn current(tx: &DatabaseTransaction, source: &str, room_id: &str) -> Resul
 }
 
 /// The first of the room's sessions that the LMS has made ahead and no event has taken.
-async fn announced(
-    tx: &DatabaseTransaction,
-    source: &str,
-    room_id: &str,
-) -> Result<Option<session::Model>, Failure> {
+async fn announced(tx: &DatabaseTransaction, source: &str, room_id: &str) -> Result<Option<session::Model>, Failure> {
     let announced = of_room(source, room_id)
         .filter(session::Column::RoomSid.is_null())
         .filter(session::Column::EndedAt.is_null())
@@ -164,8 +160,7 @@ fn of_room(source: &str, room_id: &str) -> sea_orm::Select<session::Entity> {
 /// check of an insert. In order of their ids, so that two cannot wait for each other.
 pub(crate) async fn lock(tx: &DatabaseTransaction, ids: &[i64]) -> Result<BTreeMap<i64, session::Model>, Failure> {
     let ids: BTreeSet<i64> = ids.iter().copied().collect();
-    let mut select =
-        session::Entity::find().filter(session::Column::Id.is_in(ids)).order_by_asc(session::Column::Id);
+    let mut select = session::Entity::find().filter(session::Column::Id.is_in(ids)).order_by_asc(session::Column::Id);
     if tx.get_database_backend() == DbBackend::Postgres {
         select = select.lock(LockType::NoKeyUpdate);
     }

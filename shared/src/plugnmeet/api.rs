@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED,
+};
 use reqwest::header::{RANGE, RETRY_AFTER, TRANSFER_ENCODING};
 use reqwest::{Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,6 +21,7 @@ use url::Url;
 
 use crate::config;
 use crate::signature::sign_hmac;
+use crate::tls;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +63,7 @@ impl Client {
                 .build()
                 .map_err(Error::setup)
         };
-        use_ring();
+        tls::use_ring();
         Ok(Self {
             url: server.url.clone(),
             api_key: server.api_key.clone(),
@@ -143,11 +146,6 @@ impl Client {
             .extend(segments);
         url
     }
-}
-
-/// reqwest takes its cryptography from the process; where somebody has chosen already, that is as good.
-fn use_ring() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// The whole body, if it is not longer than an answer can be.

@@ -210,9 +210,7 @@ impl Body {
     fn recording(&self) -> Result<Recording, ParseError> {
         let record_id = self.recording_info.as_ref().and_then(|info| info.record_id.clone());
         Ok(Recording {
-            record_id: record_id
-                .filter(|id| !id.is_empty())
-                .ok_or_else(|| self.missing("recording_info.record_id"))?,
+            record_id: record_id.filter(|id| !id.is_empty()).ok_or_else(|| self.missing("recording_info.record_id"))?,
             ready: self.event == "recording_proceeded",
         })
     }
@@ -300,7 +298,10 @@ fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D:
     match Option::<Integer<'de>>::deserialize(deserializer)? {
         None => Ok(None),
         Some(Integer::Number(number)) => Ok(Some(number)),
-        #[expect(clippy::cast_possible_truncation, reason = "a fraction of a second is of no interest, and `as` saturates")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a fraction of a second is of no interest, and `as` saturates"
+        )]
         Some(Integer::Float(number)) => Ok(Some(number as i64)),
         Some(Integer::Text(text)) => text.parse().map(Some).map_err(de::Error::custom),
     }

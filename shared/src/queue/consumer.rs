@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, info, warn};
 
+use super::QueueError;
 use super::acks::Acks;
 use super::broker::{Backoff, Broker};
 use super::message::{self, DeadKind, Message};
 use super::topology::Topology;
-use super::QueueError;
 use crate::config::{self, RetrySchedule};
 use crate::event::WorkerName;
 

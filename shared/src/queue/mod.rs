@@ -23,7 +23,9 @@ pub enum QueueError {
     #[error("setting queue.url cannot be used: {0}")]
     Url(String),
     /// The broker is there and does not let us in: waiting does not help.
-    #[error("the broker at {url} refuses the connection ({reason}): check the user, password and virtual host of queue.url")]
+    #[error(
+        "the broker at {url} refuses the connection ({reason}): check the user, password and virtual host of queue.url"
+    )]
     Refused {
         /// The broker's URL, without its password.
         url: String,

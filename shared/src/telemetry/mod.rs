@@ -31,10 +31,8 @@ pub enum InitError {
 /// The filter cannot be read, or this was called before.
 pub fn init(log: &Log) -> Result<(), InitError> {
     let is_terminal = io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter(&log.filter)?)
-        .with_ansi(is_terminal)
-        .with_writer(io::stderr);
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter(&log.filter)?).with_ansi(is_terminal).with_writer(io::stderr);
     match log.format {
         LogFormat::Auto if is_terminal => lines.finish().try_init()?,
         LogFormat::Text => lines.finish().try_init()?,

@@ -118,10 +118,8 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     let queues = Queues::declare(&installation).await?;
     let mut report = Report::new(plan, &webhooks);
 
-    let (measured, micros) = tokio::try_join!(
-        publisher::run(&installation, &webhooks, plan),
-        processor_time(std::process::id(), plan)
-    )?;
+    let (measured, micros) =
+        tokio::try_join!(publisher::run(&installation, &webhooks, plan), processor_time(std::process::id(), plan))?;
     let stored = queues.count_and_purge(measured.accepted).await?;
     report.row(Row { name: "(a) bare lapin publisher", measured, cpu_micros: micros, stored: Some(stored) });
 

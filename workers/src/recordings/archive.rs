@@ -44,7 +44,8 @@ impl Archive {
         let own = root.join(INCOMING);
         let work = settings.recordings.work_dir.clone().unwrap_or_else(|| own.clone());
         for (folder, setting) in [(&root, "storage.url"), (&work, "recordings.work_dir")] {
-            fs::create_dir_all(folder).with_context(|| format!("setting {setting}: cannot make {}", folder.display()))?;
+            fs::create_dir_all(folder)
+                .with_context(|| format!("setting {setting}: cannot make {}", folder.display()))?;
         }
         let store = LocalFileSystem::new_with_prefix(&root)
             .with_context(|| format!("setting storage.url: cannot open {}", root.display()))?

@@ -139,12 +139,17 @@ impl Sink {
 
     /// Why the threads have stopped taking.
     async fn failure(&mut self) -> Failure {
-        joined((&mut self.written).await).err().unwrap_or_else(|| Failure::transient(anyhow!("the writer has ended early")))
+        joined((&mut self.written).await)
+            .err()
+            .unwrap_or_else(|| Failure::transient(anyhow!("the writer has ended early")))
     }
 }
 
 fn joined(written: Result<io::Result<Sha256>, JoinError>) -> Result<Sha256, Failure> {
-    written.map_err(anyhow::Error::new).and_then(|done| done.context("cannot write to the disk")).map_err(Failure::transient)
+    written
+        .map_err(anyhow::Error::new)
+        .and_then(|done| done.context("cannot write to the disk"))
+        .map_err(Failure::transient)
 }
 
 /// Whether these are the first bytes of HTML, XML or JSON: no film begins like that.

@@ -101,7 +101,8 @@ impl Lease {
         let sql = "UPDATE recording_lease SET failure = $3, failure_is_permanent = $4 \
                    WHERE recording_id = $1 AND holder = $2";
         let permanent = matches!(failure, Failure::Permanent(_));
-        let values = [self.recording_id.into(), self.holder.as_str().into(), failure.to_string().into(), permanent.into()];
+        let values =
+            [self.recording_id.into(), self.holder.as_str().into(), failure.to_string().into(), permanent.into()];
         Ok(execute(tx, sql.into(), values).await? == 1)
     }
 

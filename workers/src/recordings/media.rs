@@ -81,11 +81,7 @@ impl ToolError {
 
 impl Tools {
     pub(super) fn new(settings: &config::Recordings) -> Self {
-        Self {
-            ffmpeg: settings.ffmpeg.clone(),
-            ffprobe: settings.ffprobe.clone(),
-            time_limit: settings.ffmpeg_timeout,
-        }
+        Self { ffmpeg: settings.ffmpeg.clone(), ffprobe: settings.ffprobe.clone(), time_limit: settings.ffmpeg_timeout }
     }
 
     /// Whether `ffprobe` is there: without it nothing can be archived, and that is better known before a long download.
@@ -243,7 +239,8 @@ struct Format {
 /// What ffprobe's report says; `None` if it is neither video nor audio.
 fn parse(report: &[u8]) -> Option<Media> {
     let report: Report = serde_json::from_slice(report).ok()?;
-    let is = |kind: &'static str| move |stream: &Stream| stream.codec_type == kind && stream.disposition.attached_pic == 0;
+    let is =
+        |kind: &'static str| move |stream: &Stream| stream.codec_type == kind && stream.disposition.attached_pic == 0;
     let sound = report.streams.iter().any(is("audio"));
     let picture = report.streams.into_iter().find(is("video"));
     if picture.is_none() && !sound {

@@ -48,7 +48,8 @@ impl Database {
 
 /// The id of a new row.
 pub(super) async fn insert_recording(db: &DatabaseConnection, record_id: &str) -> i64 {
-    let session = session::ActiveModel { source: Set("main".into()), room_id: Set("phys-9".into()), ..Default::default() };
+    let session =
+        session::ActiveModel { source: Set("main".into()), room_id: Set("phys-9".into()), ..Default::default() };
     let session_id = session::Entity::insert(session).exec(db).await.unwrap().last_insert_id;
     let row = ActiveModel {
         session_id: Set(session_id),
@@ -139,7 +140,10 @@ fn video() -> Vec<u8> {
 async fn a_recording_is_archived_once() {
     for database in Database::each().await {
         let film = video();
-        let reply = { let film = film.clone(); move |request: &Request| api(request).unwrap_or_else(|| http(200, "", &film)) };
+        let reply = {
+            let film = film.clone();
+            move |request: &Request| api(request).unwrap_or_else(|| http(200, "", &film))
+        };
         let site = Site::with(database, "", StandIn::start(reply).await);
         for _ in 0..2 {
             assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
@@ -225,7 +229,10 @@ async fn without_a_thumbnail_it_is_ready_and_says_so() {
 async fn without_ffprobe_nothing_is_downloaded() {
     let site = Site::start("ffprobe = '/nowhere/ffprobe'", |request| api(request).unwrap()).await;
     let failure = site.handle().await.unwrap_err();
-    assert!(matches!(failure, Failure::Transient(_)) && failure.to_string().contains("recordings.ffprobe"), "{failure}");
+    assert!(
+        matches!(failure, Failure::Transient(_)) && failure.to_string().contains("recordings.ffprobe"),
+        "{failure}"
+    );
 }
 
 /// A server that gives the first byte, and the others when it is told to.

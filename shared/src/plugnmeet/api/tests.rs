@@ -13,7 +13,8 @@ const RECORD_ID: &str = "bf939269-8471-4dc9-8f20-e27fc5887474-1795308813921";
 /// Answers of a PlugNMeet server 2.4.0, as they came: status, body.
 mod answers {
     pub(super) const INFO: &str = r#"{"status":true,"msg":"success","status_code":"SUCCESS","recording_info":{"record_id":"bf939269-8471-4dc9-8f20-e27fc5887474-1795308813921","room_id":"phys-9","room_sid":"bf939269-8471-4dc9-8f20-e27fc5887474","file_path":"node_01/bf939269-8471-4dc9-8f20-e27fc5887474/bf939269-8471-4dc9-8f20-e27fc5887474-1795308813921.mp4","file_size":16.41,"creation_time":"1795308819","room_creation_time":"1795308810","metadata":{"title":"Physics فیزیک","subtitles":{},"extra_data":{"meeting-created":"2026-11-22T00:53:30Z","meeting-ended":"0001-01-01T00:00:00Z","meeting-title":"Physics فیزیک"}}},"room_info":{"room_title":"Physics فیزیک","room_id":"phys-9","room_sid":"bf939269-8471-4dc9-8f20-e27fc5887474","joined_participants":"0","webhook_url":"","created":"2026-11-22 00:53:30","ended":"2026-11-22 00:53:55","analytics_file_id":"fafea8fe-ec43-49a6-8ebc-c5714f6675b9"}}"#;
-    pub(super) const TOKEN: &str = r#"{"status":true,"msg":"success","status_code":"SUCCESS","token":"eyJ.token/with?signs"}"#;
+    pub(super) const TOKEN: &str =
+        r#"{"status":true,"msg":"success","status_code":"SUCCESS","token":"eyJ.token/with?signs"}"#;
     pub(super) const NOT_FOUND: (u16, &str) =
         (200, r#"{"status":false,"msg":"recording not found","status_code":"NOT_FOUND"}"#);
     pub(super) const MISSING_FIELD: (u16, &str) = (

@@ -34,7 +34,8 @@ async fn a_file_arrives_as_it_is_with_its_size_and_hash() {
 async fn a_broken_download_is_continued_where_the_server_can() {
     let server = StandIn::start(|request| {
         api(request).unwrap_or_else(|| {
-            let (film, from) = (film(), request.headers.get("range").map(|range| range[6..range.len() - 1].parse().unwrap()));
+            let (film, from) =
+                (film(), request.headers.get("range").map(|range| range[6..range.len() - 1].parse().unwrap()));
             match from {
                 None => cut(200, VERSION, &film[..500_000], film.len()),
                 Some(from) => {
@@ -78,7 +79,8 @@ async fn a_download_that_cannot_be_had_whole_has_failed_for_now() {
 async fn a_server_that_names_a_time_is_asked_again_then() {
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let server = StandIn::start(move |request| {
-        let limited = request.path.contains("/download/") && asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2;
+        let limited =
+            request.path.contains("/download/") && asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2;
         let busy = || http(429, "Retry-After: 0\r\n", b"");
         if limited { busy() } else { api(request).unwrap_or_else(|| http(200, "", &film())) }
     })

@@ -78,7 +78,8 @@ async fn what_is_no_recording_is_the_files_fault() {
 
 #[tokio::test]
 async fn a_missing_program_names_its_setting() {
-    let tools = Tools { ffmpeg: "/nowhere/ffmpeg".into(), ffprobe: "/nowhere/ffprobe".into(), time_limit: Duration::MAX };
+    let tools =
+        Tools { ffmpeg: "/nowhere/ffmpeg".into(), ffprobe: "/nowhere/ffprobe".into(), time_limit: Duration::MAX };
     let error = tools.check().await.unwrap_err();
     assert!(!error.is_the_files() && error.to_string().contains("recordings.ffprobe"), "{error}");
 }
@@ -108,6 +109,7 @@ fn is_running(pid: &str) -> bool {
 async fn much_output_is_read_and_little_kept() {
     let folder = tempfile::tempdir().unwrap();
     let loud = script(&folder.path().join("ffprobe"), "yes | head -c 9000000; yes n | head -c 9000000 >&2; exit 3");
-    let error = Tools { ffprobe: loud, ..tools(Duration::from_secs(60)) }.probe(Path::new("film.mp4")).await.unwrap_err();
+    let error =
+        Tools { ffprobe: loud, ..tools(Duration::from_secs(60)) }.probe(Path::new("film.mp4")).await.unwrap_err();
     assert!(error.is_the_files() && error.to_string().len() < MAX_COMPLAINTS + 200, "{error}");
 }
