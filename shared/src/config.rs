@@ -483,9 +483,13 @@ impl Settings {
             storage,
             "it is file:// and an absolute folder, file:///var/lib/rollcall/media",
         )?;
-        for path in &self.ingress.paths {
+        let Ingress { paths, max_connections, confirm_timeout, .. } = &self.ingress;
+        for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
+        check(!paths.is_empty(), "ingress.paths", &"empty", "there is one at least")?;
+        check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
+        check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")?;
         check(
             (1..=5_000).contains(&self.workers.batch_size),
             "workers.batch_size",
@@ -498,7 +502,22 @@ impl Settings {
             &self.recordings.concurrency,
             "it is from 1 to 100",
         )?;
+        self.check_servers()
+    }
+
+    fn check_servers(&self) -> Result<(), ConfigError> {
+        let mut seen = BTreeMap::new();
         for (name, server) in &self.plugnmeet {
+            let secrets = std::iter::once(&server.api_secret).chain(&server.previous_secret);
+            for secret in secrets {
+                let twin = seen.insert((&server.api_key, secret.expose_secret()), name);
+                check(
+                    twin.is_none_or(|twin| twin == name),
+                    &format!("plugnmeet.{name}.api_secret"),
+                    &"that of another server with the same api_key",
+                    "a webhook's signature must tell which server sent it",
+                )?;
+            }
             check(is_name(name), "plugnmeet.<name>", name, NAME)?;
             check(
                 matches!(server.url.scheme(), "http" | "https"),
@@ -592,6 +611,11 @@ mod tests {
         Ok(settings)
     }
 
+    fn twins() -> String {
+        let server = |name| format!("[plugnmeet.{name}]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'\n");
+        server("a") + &server("b")
+    }
+
     const QUEUE: &str = "queue.url = 'amqp://user:hunter2@broker/%2f'\n";
 
     #[test]
@@ -618,6 +642,9 @@ mod tests {
             (&format!("{QUEUE}ingress.address = 'x'"), "ingress.address"),
             (&format!("{QUEUE}ingress.confirm_timeout = 'soon'"), "confirm_timeout"),
             (&format!("{QUEUE}ingress.paths = ['x']"), "setting ingress.paths is \"x\""),
+            (&format!("{QUEUE}ingress.paths = []"), "setting ingress.paths is \"empty\""),
+            (&format!("{QUEUE}ingress.max_connections = 0"), "setting ingress.max_connections is \"0\""),
+            (&format!("{QUEUE}{}", twins()), "setting plugnmeet.b.api_secret is \"that of another server"),
             (&format!("{QUEUE}workers.batch_size = 0"), "setting workers.batch_size is \"0\": it is from 1"),
             (&format!("{QUEUE}attendance.retry = []"), "one or more delays"),
             (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),

@@ -60,6 +60,42 @@ pub async fn dead(installation: &Installation, worker: &str) -> Vec<(String, BTr
     dead
 }
 
+/// A message as it lies in a queue.
+#[derive(Debug)]
+pub struct Queued {
+    /// Its id, which is ours.
+    pub id: String,
+    /// Its type: the event's name.
+    pub event: String,
+    /// Whether it is to outlive the broker.
+    pub is_persistent: bool,
+    /// Its headers.
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// Takes all that is in a queue, by its name behind the prefix.
+pub async fn take(installation: &Installation, queue: &str) -> Vec<Queued> {
+    let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let queue = format!("{}.{queue}", installation.prefix);
+    let mut taken = Vec::new();
+    let at_once = BasicGetOptions { no_ack: true };
+    while let Some(got) = channel.basic_get(queue.as_str().into(), at_once).await.unwrap() {
+        let properties = &got.delivery.properties;
+        let headers = properties.headers().clone().unwrap_or_default();
+        taken.push(Queued {
+            id: properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default(),
+            event: properties.kind().as_ref().map(ToString::to_string).unwrap_or_default(),
+            is_persistent: *properties.delivery_mode() == Some(2),
+            headers: headers.inner().iter().map(|(name, value)| (name.to_string(), as_text(value))).collect(),
+            body: got.delivery.data.clone(),
+        });
+    }
+    taken
+}
+
 fn as_text(value: &lapin::types::AMQPValue) -> String {
     match value {
         lapin::types::AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),

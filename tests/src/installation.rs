@@ -43,6 +43,8 @@ pub struct Server {
     pub api_key: String,
     /// The API secret.
     pub secret: String,
+    /// The one before, while it is rotated.
+    pub previous_secret: Option<String>,
     /// Where its API is.
     pub url: String,
 }
@@ -78,8 +80,14 @@ impl Installation {
 
     /// Adds a PlugNMeet server.
     pub fn server(&mut self, name: &str, api_key: &str, secret: &str, url: &str) {
-        let server = Server { api_key: api_key.into(), secret: secret.into(), url: url.into() };
+        let server = Server { api_key: api_key.into(), secret: secret.into(), previous_secret: None, url: url.into() };
         self.servers.insert(name.to_owned(), server);
+    }
+
+    /// Rotates the secret of the server of this name: the one that it had stays good.
+    pub fn rotate(&mut self, name: &str, secret: &str) {
+        let server = self.servers.get_mut(name).unwrap();
+        server.previous_secret = Some(std::mem::replace(&mut server.secret, secret.to_owned()));
     }
 
     /// The server of this name.
@@ -164,10 +172,10 @@ impl Installation {
             writeln!(settings, "{name} = {value:?}").unwrap();
         }
         for (name, server) in &self.servers {
-            let Server { api_key, secret, url } = server;
+            let Server { api_key, secret, previous_secret, url } = server;
             writeln!(settings, "[plugnmeet.{name}]\nurl = {url:?}\napi_key = {api_key:?}\napi_secret = {secret:?}")
                 .unwrap();
-            if let Some(previous) = self.more.get(&format!("previous of {name}")) {
+            if let Some(previous) = previous_secret {
                 writeln!(settings, "previous_secret = {previous:?}").unwrap();
             }
         }

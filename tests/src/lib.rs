@@ -3,6 +3,7 @@
 //! - [`services`]: the broker and the database that `make test` starts, and more of them where a test breaks one;
 //! - [`installation`]: a queue prefix and a database of a test's own, and the programs that run on them;
 //! - [`webhooks`]: posting signed events, and which were accepted;
+//! - [`wire`]: the same by hand, byte by byte;
 //! - [`load`]: webhooks that go on while things break;
 //! - [`broker`]: what waits in which queue;
 //! - [`fixtures`]: classes captured from a real server;
@@ -22,6 +23,7 @@ pub mod installation;
 pub mod load;
 pub mod services;
 pub mod webhooks;
+pub mod wire;
 
 /// Waits until `met` says so, asking again and again; what it said then.
 ///

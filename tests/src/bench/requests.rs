@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use rollcall_shared::event::WorkerName;
-use rollcall_shared::signature::sign_token;
 use serde_json::Value;
 
 use crate::fixtures;
 use crate::installation::Server;
+use crate::wire::request;
 
 /// The captured webhooks that a run posts, over and over.
 #[derive(Debug)]
@@ -48,16 +48,4 @@ impl Webhooks {
         let now = Utc::now().timestamp();
         self.bodies.iter().map(|(_, body)| request(keys, body, now)).collect()
     }
-}
-
-/// With the headers that a PlugNMeet server's Go client sends.
-fn request(keys: &Server, body: &str, now: i64) -> Vec<u8> {
-    let token = sign_token(&keys.api_key, &keys.secret.as_str().into(), body.as_bytes(), now);
-    let head = format!(
-        "POST /webhooks/plugnmeet HTTP/1.1\r\nHost: ingress\r\nUser-Agent: Go-http-client/1.1\r\n\
-         Content-Length: {}\r\nAuthorization: {token}\r\nContent-Type: application/json\r\nHash-Token: {token}\r\n\
-         Accept-Encoding: gzip\r\n\r\n",
-        body.len()
-    );
-    (head + body).into_bytes()
 }
