@@ -23,8 +23,10 @@ demo: ready ## play a class through the whole pipeline, and say what came of it
 test: ready build ## run every test (the long fault runs are `make soak`)
 	$(with_services) cargo test --workspace
 
-soak: ready build ## run the long fault tests
-	$(with_services) cargo test -p rollcall-tests -- --ignored
+soak: ready ## run the tests that take long, on a release build
+	deploy/dev/install curl
+	cargo build --release --workspace --bins
+	$(with_services) cargo test --release -p rollcall-tests -- --ignored --nocapture --test-threads=1
 
 bench: ready ## measure throughput and memory
 	deploy/dev/install curl time

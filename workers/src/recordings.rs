@@ -53,10 +53,10 @@ const FAILED: &str = "failed";
 const DATABASE_PATIENCE: Duration = Duration::from_mins(10);
 /// The longest that a job itself waits when a server wants to be left alone; for longer, the event comes back later.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
-/// When a job that was stopped with its process may go on in another.
-const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often it does so for one request.
 const WAITS: usize = 3;
+/// When a job that was stopped with its process may go on in another.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The worker.
 #[derive(Debug)]
@@ -257,10 +257,13 @@ impl Archivist {
     async fn archive(&self, row: &Model, lease: &Lease) -> Result<End, Failure> {
         let server = self.server(&row.source)?;
         let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
+        self.tools.check().map_err(Failure::transient)?;
         self.sweep().await;
 
         let file = self.archive.work_file(row.id, lease, archive::RECORDING);
-        let fetched = self.fetch(server, &row.record_id, &file).await?;
+        let fetched = download::fetch(server, &row.record_id, &file.path, &download::PATIENCE)
+            .await
+            .map_err(|failure| within("downloading", failure))?;
         tracing::debug!(bytes = fetched.size, "downloaded");
         let thumbnail = self.archive.work_file(row.id, lease, archive::THUMBNAIL);
         // Meanwhile the disk gets on with it: publishing waits for that.
@@ -297,18 +300,6 @@ impl Archivist {
             .get(source)
             .with_context(|| format!("the settings have no server plugnmeet.{source}"))
             .map_err(Failure::transient)
-    }
-
-    /// Downloads the file; at once not, where this machine lacks the program to look at it with.
-    async fn fetch(&self, server: &api::Client, record_id: &str, file: &WorkFile) -> Result<Fetched, Failure> {
-        let (fetched, ()) = tokio::try_join!(
-            async {
-                let fetched = download::fetch(server, record_id, &file.path, &download::PATIENCE).await;
-                fetched.map_err(|failure| within("downloading", failure))
-            },
-            async { self.tools.check().await.map_err(Failure::transient) },
-        )?;
-        Ok(fetched)
     }
 
     async fn sweep(&self) {

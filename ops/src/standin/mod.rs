@@ -146,6 +146,11 @@ impl StandIn {
         Url::parse(&format!("http://{}", self.address)).expect("a socket address makes a URL")
     }
 
+    /// Where the object storage has a recording's file, to be had without a token.
+    pub fn storage_url(&self, record_id: &str) -> String {
+        download::storage_url(&self.server, record_id)
+    }
+
     /// From now on the server has this recording; until then it answers "recording not found".
     pub fn add_recording(&self, recording: Recording) {
         self.server.state().recordings.insert(recording.record_id.clone(), recording);

@@ -159,9 +159,13 @@ impl Publishing {
     async fn run(self, channel: Channel, exchange: ShortString) {
         let Self { routing_key, properties, body, outcome, _in_flight } = self;
         let options = BasicPublishOptions::default();
-        let published = channel.basic_publish(exchange, routing_key.into(), options, &body, properties);
-        let confirmation = async { published.await?.await };
-        // Nobody waits any more: the sender was told that it was too slow.
+        let confirmation = async {
+            let sent = channel.basic_publish(exchange, routing_key.into(), options, &body, properties).await?;
+            // It was copied, and the connection that it came on reads the next one into its memory.
+            drop(body);
+            sent.await
+        };
+        // Where nobody waits any more, the sender was told that the broker was too slow.
         let _ = outcome.send(match confirmation.await {
             Ok(Confirmation::Ack(_)) => Ok(()),
             Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(PublishError::Refused),

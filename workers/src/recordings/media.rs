@@ -85,8 +85,17 @@ impl Tools {
     }
 
     /// Whether `ffprobe` is there: without it nothing can be archived, and that is better known before a long download.
-    pub(super) async fn check(&self) -> Result<(), ToolError> {
-        self.run("ffprobe", Command::new(&self.ffprobe).arg("-version")).await.map(drop)
+    pub(super) fn check(&self) -> Result<(), ToolError> {
+        // A name alone is looked for in PATH, a path is taken as it is; joining an absolute one changes nothing.
+        let folders = match self.ffprobe.components().count() {
+            1 => std::env::var_os("PATH").unwrap_or_default(),
+            _ => OsString::from("."),
+        };
+        if std::env::split_paths(&folders).any(|folder| folder.join(&self.ffprobe).is_file()) {
+            return Ok(());
+        }
+        let source = std::io::ErrorKind::NotFound.into();
+        Err(ToolError::Start { program: self.ffprobe.clone(), setting: "ffprobe", source })
     }
 
     /// What the file is.

@@ -80,8 +80,10 @@ async fn what_is_no_recording_is_the_files_fault() {
 async fn a_missing_program_names_its_setting() {
     let tools =
         Tools { ffmpeg: "/nowhere/ffmpeg".into(), ffprobe: "/nowhere/ffprobe".into(), time_limit: Duration::MAX };
-    let error = tools.check().await.unwrap_err();
-    assert!(!error.is_the_files() && error.to_string().contains("recordings.ffprobe"), "{error}");
+    for error in [tools.check().unwrap_err(), tools.probe(Path::new("film.mp4")).await.unwrap_err()] {
+        assert!(!error.is_the_files() && error.to_string().contains("recordings.ffprobe"), "{error}");
+    }
+    Tools { ffprobe: "ffprobe".into(), ..tools }.check().unwrap();
 }
 
 #[tokio::test]
