@@ -338,11 +338,6 @@ impl RetrySchedule {
     pub fn delays(&self) -> &[Duration] {
         &self.0
     }
-
-    /// How often an event may fail before it is dead.
-    pub fn attempts(&self) -> usize {
-        self.0.len() + 1
-    }
 }
 
 impl<'de> Deserialize<'de> for RetrySchedule {
@@ -385,21 +380,17 @@ impl SecretUrl {
         self.0.expose_secret()
     }
 
-    /// `amqp`, `postgres`, …
-    pub fn scheme(&self) -> &str {
-        self.expose().split(':').next().unwrap_or_default()
+    fn starts_with(&self, schemes: &[&str]) -> bool {
+        schemes.iter().any(|scheme| self.expose().starts_with(scheme))
     }
 }
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(mut url) = Url::parse(self.expose()) else { return f.write_str("[not a URL]") };
-        if url.password().is_some() {
-            url.set_password(Some("***")).map_err(|()| fmt::Error)?;
+        match Url::parse(self.expose()) {
+            Ok(url) => f.write_str(&without_password(url)),
+            Err(_) => f.write_str("[not a URL]"),
         }
-        // `sslpassword` and its like; what else stands there helps nobody enough to risk it.
-        url.set_query(None);
-        f.write_str(url.as_str())
     }
 }
 
@@ -413,16 +404,18 @@ impl<'de> Deserialize<'de> for SecretUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         // The value is not repeated: it may hold a password even where it does not parse.
-        Self::parse(&text).map_err(|error| de::Error::custom(format!("not a URL: {error}")))
+        Self::parse(&text).map_err(|error| {
+            de::Error::custom(format!("not a URL: {error} (in a user or password, write # / : @ as %23 %2F %3A %40)"))
+        })
     }
 }
 
-/// Why the settings cannot be used: says which one, what it is and what is allowed.
+/// Why the settings cannot be used: says which one, what it is and what is allowed. No secret is ever in it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file or the environment cannot be read as settings.
-    #[error(transparent)]
-    Read(#[from] config::ConfigError),
+    #[error("{0}")]
+    Read(String),
     /// A setting has a value that it cannot have.
     #[error("setting {name} is {value:?}: {allowed}")]
     Invalid {
@@ -441,6 +434,40 @@ pub enum ConfigError {
         /// What it may be.
         allowed: &'static str,
     },
+}
+
+/// The `config` crate repeats values, and TOML's errors the line they stand in: either may be a secret.
+impl From<config::ConfigError> for ConfigError {
+    fn from(error: config::ConfigError) -> Self {
+        Self::Read(without_values(&error))
+    }
+}
+
+fn without_values(error: &config::ConfigError) -> String {
+    let of_key = |key: &Option<String>| key.as_ref().map(|key| format!("setting {key}: ")).unwrap_or_default();
+    match error {
+        config::ConfigError::Type { expected, key, .. } => format!("{}expected {expected}", of_key(key)),
+        config::ConfigError::At { error, key, .. } => format!("{}{}", of_key(key), without_values(error)),
+        config::ConfigError::FileParse { uri, cause } => {
+            let file = uri.as_deref().unwrap_or("the settings");
+            // The excerpt is what has a line number or nothing before its bar.
+            let is_excerpt = |line: &&str| line.split_once('|').is_some_and(|(before, _)| is_blank_or_number(before));
+            let cause = cause.to_string();
+            let lines: Vec<_> = cause.lines().filter(|line| !is_excerpt(line)).collect();
+            format!("{file} is not TOML: {}", lines.join(": "))
+        }
+        // serde's own words begin like this, and repeat the value.
+        other => match other.to_string() {
+            text if text.starts_with("invalid type") || text.starts_with("invalid value") => {
+                text.split_once(", expected ").map_or("not of this kind".into(), |(_, kind)| format!("expected {kind}"))
+            }
+            text => text,
+        },
+    }
+}
+
+fn is_blank_or_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b' ' || byte.is_ascii_digit())
 }
 
 impl Settings {
@@ -462,15 +489,15 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         check(
-            matches!(self.queue.url.scheme(), "amqp" | "amqps"),
+            self.queue.url.starts_with(&["amqp://", "amqps://"]),
             "queue.url",
             &self.queue.url,
-            "it starts with amqp:// or amqps://",
+            "it is amqp://user:password@host:5672/%2f or amqps://…, with %2f for the virtual host /",
         )?;
         check(is_name(&self.queue.prefix), "queue.prefix", &self.queue.prefix, NAME)?;
         if let Some(url) = &self.database.url {
             check(
-                matches!(url.scheme(), "postgres" | "postgresql" | "sqlite"),
+                url.starts_with(&["postgres://", "postgresql://", "sqlite://"]),
                 "database.url",
                 url,
                 "it starts with postgres:// or sqlite://",
@@ -502,6 +529,14 @@ impl Settings {
             &self.recordings.concurrency,
             "it is from 1 to 100",
         )?;
+        let Recordings { hold, lease, .. } = &self.recordings;
+        let (second, longest) = (Duration::from_secs(1), Duration::from_mins(10));
+        check(
+            *hold <= longest && (second..=longest).contains(lease),
+            "recordings.hold and recordings.lease",
+            &format!("{hold:?} and {lease:?}"),
+            "either is 10m at most, and the lease 1s at least",
+        )?;
         self.check_servers()
     }
 
@@ -510,19 +545,19 @@ impl Settings {
         for (name, server) in &self.plugnmeet {
             let secrets = std::iter::once(&server.api_secret).chain(&server.previous_secret);
             for secret in secrets {
-                let twin = seen.insert((&server.api_key, secret.expose_secret()), name);
+                let twin = seen.insert(secret.expose_secret(), name);
                 check(
                     twin.is_none_or(|twin| twin == name),
                     &format!("plugnmeet.{name}.api_secret"),
-                    &"that of another server with the same api_key",
-                    "a webhook's signature must tell which server sent it",
+                    &"that of another server",
+                    "a webhook's signature must tell which server sent it: give each server a secret of its own",
                 )?;
             }
             check(is_name(name), "plugnmeet.<name>", name, NAME)?;
             check(
                 matches!(server.url.scheme(), "http" | "https"),
                 &format!("plugnmeet.{name}.url"),
-                &server.url,
+                &without_password(server.url.clone()),
                 "it starts with http:// or https://",
             )?;
             check(
@@ -564,6 +599,19 @@ impl Settings {
         };
         self.plugnmeet.iter().map(keys).collect()
     }
+}
+
+/// A URL to show. One that has no `//` may be a user and a password whose scheme was forgotten.
+fn without_password(mut url: Url) -> String {
+    if !url.has_authority() {
+        return "***".to_owned();
+    }
+    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+        return "***".to_owned();
+    }
+    // `sslpassword` and its like; what else stands there helps nobody enough to risk it.
+    url.set_query(None);
+    url.into()
 }
 
 const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
@@ -633,7 +681,15 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named_and_no_secret_is_told() {
         for (toml, expected) in [
-            ("queue.url = 'redis://u:hunter2@h'", "setting queue.url is \"redis://u:***@h\": it starts with amqp://"),
+            ("queue.url = 'redis://u:hunter2@h'", "setting queue.url is \"redis://u:***@h\": it is amqp://"),
+            ("queue.url = 'guest:hunter2@h:5672'", "setting queue.url is \"***\": it is amqp://"),
+            ("queue.url = 'amqp:guest:hunter2@h'", "setting queue.url is \"***\": it is amqp://"),
+            ("queue.url = 'amqp://u:hunter#2@h'", "%23"),
+            ("queue.url = amqp://u:hunter2@h", "line 1"),
+            (&format!("{QUEUE}plugnmeet.a.api_secret = \"hunter2"), "line 2"),
+            (&format!("{QUEUE}[plugnmeet]\napi_secret = 'hunter2'"), "setting plugnmeet.api_secret: expected"),
+            (&format!("{QUEUE}database.url = 'rollcall:hunter2@h/d'"), "setting database.url is \"***\""),
+            (&format!("{QUEUE}database.url = 'postgres:u:hunter2@h/d'"), "setting database.url is \"***\""),
             ("queue.url = 'hunter2'", "not a URL"),
             (&format!("{QUEUE}queue.prefix = 'a.b'"), "setting queue.prefix is \"a.b\""),
             (&format!("{QUEUE}storage.url = 's3://b'"), "setting storage.url is \"s3://b\""),
@@ -649,7 +705,7 @@ mod tests {
             (&format!("{QUEUE}attendance.retry = []"), "one or more delays"),
             (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
             (&format!("{QUEUE}[plugnmeet.\"A.b\"]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'"), "A.b"),
-            (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://x'\napi_key='k'\napi_secret='hunter2'"), "plugnmeet.a.url"),
+            (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://u:hunter2@x'\napi_key='k'\napi_secret='s'"), "plugnmeet.a.url"),
             (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret=''"), "client.api_key"),
             (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'\nsecret=''"), "secret"),
         ] {

@@ -17,8 +17,8 @@ pub fn on_signals() -> io::Result<CancellationToken> {
     let stopping = stop.clone();
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
-        info!("told to stop: what is under way is finished first; a second signal stops at once");
         stopping.cancel();
+        info!("told to stop: what is under way is finished first; a second signal stops at once");
         either(&mut terminate, &mut interrupt).await;
         warn!("a second signal: stopping at once");
         process::exit(1);

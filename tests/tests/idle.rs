@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn webhook(keys: &Server, room: usize) -> Vec<u8> {
-    let body = format!(r#"{{"event":"room_started","id":"EV_{room}","room":{{"sid":"s-{room}","room_id":"r-{room}"}}}}"#);
+    let body =
+        format!(r#"{{"event":"room_started","id":"EV_{room}","room":{{"sid":"s-{room}","room_id":"r-{room}"}}}}"#);
     request(keys, &body, Utc::now().timestamp())
 }
 

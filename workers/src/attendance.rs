@@ -114,7 +114,7 @@ impl Batch {
 impl Interval {
     fn joined(&mut self, at: DateTime<Utc>, at_ms: Option<i64>) {
         self.joined_at = Some(self.joined_at.map_or(at, |known| known.min(at)));
-        self.joined_at_ms = self.joined_at_ms.or(at_ms);
+        self.joined_at_ms = [self.joined_at_ms, at_ms].into_iter().flatten().min();
     }
 }
 

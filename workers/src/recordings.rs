@@ -56,7 +56,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How often it does so for one request.
 const WAITS: usize = 3;
 /// When a job that was stopped with its process may go on in another.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::ZERO;
 
 /// The worker.
 #[derive(Debug)]
@@ -133,6 +133,10 @@ impl Recordings {
     /// The storage cannot be opened, or an HTTP client cannot be made.
     pub fn new(settings: &Settings, db: DatabaseConnection) -> anyhow::Result<Self> {
         let config::Recordings { concurrency, hold, lease, read_timeout, .. } = settings.recordings;
+        let tools = Tools::new(&settings.recordings);
+        if let Err(error) = tools.check() {
+            tracing::warn!(%error, "no recording can be archived until this is mended");
+        }
         let client = |(name, server): (&String, &config::PlugNMeet)| {
             let client = api::Client::new(server, read_timeout).with_context(|| format!("setting plugnmeet.{name}"))?;
             anyhow::Ok((name.clone(), client))
@@ -141,7 +145,7 @@ impl Recordings {
             db,
             servers: settings.plugnmeet.iter().map(client).collect::<Result<_, _>>()?,
             unknown: settings.sessions.unknown,
-            tools: Tools::new(&settings.recordings),
+            tools,
             archive: Archive::open(settings)?,
         };
         Ok(Self {
@@ -267,7 +271,9 @@ impl Archivist {
         tracing::debug!(bytes = fetched.size, "downloaded");
         let thumbnail = self.archive.work_file(row.id, lease, archive::THUMBNAIL);
         // Meanwhile the disk gets on with it: publishing waits for that.
-        let (_, looked) = tokio::join!(file.sync(), self.look(&file, &thumbnail));
+        let (synced, looked) = tokio::join!(file.sync(), self.look(&file, &thumbnail));
+        // Said once: the next sync of the same file would not tell again.
+        synced.context("cannot write to the disk").map_err(Failure::transient)?;
         let (media, thumbnail_error) = looked?;
         tracing::debug!(?media, "looked at");
 

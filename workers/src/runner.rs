@@ -24,7 +24,7 @@ use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Lane, Message, QueueE
 use rollcall_shared::store;
 use sea_orm::DatabaseConnection;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -79,7 +79,9 @@ pub async fn run<W: Worker>(
         // Cancelled by `stop`, or by an outage of the database that lasts.
         let taking = stop.child_token();
         runner.take(&queue, &taking).await?;
-        stop.run_until_cancelled(runner.database_is_back()).await;
+        if !stop.is_cancelled() {
+            stop.run_until_cancelled(runner.database_is_back()).await;
+        }
     }
     if let Err(error) = shutdown.await {
         warn!(%error, "the worker did not shut down well");
@@ -145,6 +147,12 @@ impl<W: Worker> Runner<W> {
             Err(failure) if taken.len() > 1 && !matches!(failure, Failure::Unreachable(_)) => {
                 debug!(events = taken.len(), error = %failure, "a batch failed, trying its events one by one");
                 for one in taken {
+                    // Each try would wait for a database that is away.
+                    if taking.is_cancelled() {
+                        count::<W>("handed_back", 1);
+                        one.delivery.hand_back();
+                        continue;
+                    }
                     let outcome = self.attempt(std::slice::from_ref(&one), taking).await;
                     self.settle(one, &outcome, taking).await;
                 }
@@ -194,7 +202,7 @@ impl<W: Worker> Runner<W> {
             let Err(Failure::Unreachable(error)) = outcome else { return outcome };
             warn!(worker = %W::NAME, error = %format!("{error:#}"), "the database is away: waiting for it");
             let patience = HOLD.saturating_sub(since.elapsed());
-            let back = tokio::time::timeout(patience, taking.run_until_cancelled(self.database_is_back()));
+            let back = timeout(patience, taking.run_until_cancelled(self.database_is_back()));
             if !matches!(back.await, Ok(Some(()))) {
                 // Whoever waits in the lanes is not to be kept either.
                 taking.cancel();
@@ -219,13 +227,17 @@ impl<W: Worker> Runner<W> {
                 count::<W>("applied", 1);
                 delivery.ack().await;
             }
+            Ok(Outcome::LookAgain(Duration::ZERO)) => {
+                count::<W>("handed_back", 1);
+                delivery.hand_back();
+            }
             Ok(Outcome::LookAgain(delay)) => {
                 count::<W>("look_again", 1);
-                delivery.postpone(*delay).await;
+                delivery.postpone(*delay);
             }
             Err(Failure::Unreachable(_)) => {
                 count::<W>("handed_back", 1);
-                delivery.hand_back().await;
+                delivery.hand_back();
             }
             Err(failure @ Failure::Permanent(_)) => {
                 self.give_up(delivery, &event, DeadKind::Permanent, failure, taking).await;
@@ -234,7 +246,7 @@ impl<W: Worker> Runner<W> {
                 Some(delay) => {
                     describe(&delivery.message, &failure.to_string(), "an event failed and is tried again later");
                     count::<W>("retried", 1);
-                    delivery.retry(delay, &failure.to_string()).await;
+                    delivery.retry(delay, &failure.to_string());
                 }
                 None => self.give_up(delivery, &event, DeadKind::Exhausted, failure, taking).await,
             },
@@ -255,8 +267,10 @@ impl<W: Worker> Runner<W> {
             if !matches!(error, Failure::Unreachable(_)) {
                 break;
             }
-            if taking.run_until_cancelled(self.database_is_back()).await.is_none() {
-                return delivery.hand_back().await;
+            let back = timeout(HOLD, taking.run_until_cancelled(self.database_is_back()));
+            if !matches!(back.await, Ok(Some(()))) {
+                taking.cancel();
+                return delivery.hand_back();
             }
         }
         self.bury(delivery, kind, &failure.to_string()).await;
@@ -265,10 +279,12 @@ impl<W: Worker> Runner<W> {
     async fn bury(&self, delivery: Delivery, kind: DeadKind, error: &str) {
         describe(&delivery.message, error, "an event is dead");
         count::<W>(kind.as_str(), 1);
-        delivery.bury(kind, error).await;
+        delivery.bury(kind, error);
     }
 
     async fn database_is_back(&self) {
+        // First, too: one that answers and takes no writes, such as a standby, must not keep us busy.
+        sleep(ASK_AGAIN).await;
         while !store::is_reachable(&self.db).await {
             sleep(ASK_AGAIN).await;
         }

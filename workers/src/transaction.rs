@@ -1,10 +1,12 @@
 //! All or nothing, again at once where another transaction was in the way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::worker::Failure;
@@ -12,6 +14,9 @@ use crate::worker::Failure;
 /// A deadlock or a serialization failure is nobody's fault and costs no attempt; one that comes this often in a row is
 /// a failure like any other.
 const TRIES: usize = 10;
+
+/// How long a transaction may take: a connection that has gone silent, behind a firewall say, never says that it has.
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Does `work` in a transaction, and all of it again if another one was in the way.
 ///
@@ -25,12 +30,17 @@ pub(crate) async fn transaction<T, F: Future<Output = Result<T, Failure>>>(
     work: impl Fn(Arc<DatabaseTransaction>) -> F,
 ) -> Result<T, Failure> {
     for _ in 1..TRIES {
-        match once(db, &work).await {
+        match in_time(once(db, &work)).await {
             Err(Failure::Transient(error)) if is_conflict(&error) => debug!(error = %format!("{error:#}"), "again"),
             done => return done,
         }
     }
-    once(db, &work).await
+    in_time(once(db, &work)).await
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let silent = || Failure::Unreachable(anyhow!("the database has not answered within {LIMIT:?}"));
+    timeout(LIMIT, work).await.unwrap_or_else(|_| Err(silent()))
 }
 
 async fn once<T, F: Future<Output = Result<T, Failure>>>(

@@ -37,7 +37,8 @@ pub trait Worker: Send + Sync + 'static {
 pub enum Outcome {
     /// It has taken effect.
     Applied,
-    /// Somebody is at it: the event comes back after about this long, and that is no failed attempt.
+    /// Somebody is at it: the event comes back after about this long (at once, if that is zero), and that is no failed
+    /// attempt.
     LookAgain(Duration),
 }
 
@@ -73,7 +74,7 @@ impl From<DbErr> for Failure {
         let error = anyhow::Error::new(error);
         match kind {
             ErrorKind::Unreachable => Self::Unreachable(error),
-            ErrorKind::Conflict => Self::Transient(error),
+            ErrorKind::Conflict | ErrorKind::Unknown => Self::Transient(error),
             ErrorKind::Refused => Self::Permanent(error),
         }
     }

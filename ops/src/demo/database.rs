@@ -22,7 +22,7 @@ pub(super) struct OwnDatabase {
 impl OwnDatabase {
     /// The database `rollcall_demo_<id>` on the server of `given`, or an SQLite file in `folder`; it is not made yet.
     pub(super) fn beside(given: &SecretUrl, id: &str, folder: &Path) -> Result<Self> {
-        if given.scheme() == "sqlite" {
+        if given.expose().starts_with("sqlite:") {
             let url = SecretUrl::parse(&format!("sqlite://{}/rollcall.db", folder.display()))?;
             return Ok(Self { url, on_server: None, may_exist: false });
         }

@@ -407,12 +407,14 @@ impl Error {
                 // The token has run out (403 is how object storage says so), or the rest of a file that has changed was
                 // asked for: the next attempt has a fresh token and begins anew.
                 (Asked::Download, 401 | 403 | 416) => Transient,
-                // 401: key or secret is wrong. 404: a token was given and the file is gone, or this is no PlugNMeet.
+                // 401: key or secret is wrong, perhaps only while it is being changed. 404: what a proxy in front says
+                // while the server restarts.
+                (Asked::Api, 401 | 403 | 404) => Transient,
+                // 404: a token was given and the file is gone.
                 (Asked::Api | Asked::Download, _) => Permanent,
             },
             Self::Refused { code, .. } => match code.as_str() {
                 "INVALID_PARAMETERS" | "MISSING_REQUIRED_PARAMETER" | "PERMISSION_DENIED" => Permanent,
-                "INVALID_API_KEY" | "INVALID_TOKEN_OR_SIGNATURE" => Permanent,
                 // NOT_FOUND is what a recording is until it has been transcoded; older servers give no code for it.
                 // INTERNAL_SERVER_ERROR, CONFLICT and what newer servers think of may pass.
                 _ => Transient,

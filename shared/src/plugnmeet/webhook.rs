@@ -20,7 +20,7 @@ pub struct Routing<'a> {
     #[serde(borrow)]
     pub event: Cow<'a, str>,
     /// Unique per event, the same on a re-sent request; legacy bodies have none.
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     pub id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     room: Option<RoutingRoom<'a>>,
@@ -28,9 +28,9 @@ pub struct Routing<'a> {
 
 #[derive(Debug, Deserialize)]
 struct RoutingRoom<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     room_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     identity: Option<Cow<'a, str>>,
 }
 
@@ -202,8 +202,8 @@ impl Body {
             source: source.to_owned(),
             room_id: room_id.clone(),
             sid,
-            title: metadata.room_title.or_else(|| self.room.name.clone()).filter(|title| !title.is_empty()),
-            parent_room_id: metadata.parent_room_id.filter(|parent| !parent.is_empty()),
+            title: clean(metadata.room_title.or_else(|| self.room.name.clone())),
+            parent_room_id: clean(metadata.parent_room_id),
         })
     }
 
@@ -253,7 +253,7 @@ impl Participant {
         Ok(Connection {
             user_id: self.identity.clone(),
             participant_sid,
-            name: self.name.clone().filter(|name| !name.is_empty()),
+            name: clean(self.name.clone()),
             is_admin: metadata.is_admin,
             joined_at: joined_at.map(|seconds| time("participant.joined_at", seconds)).transpose()?,
             joined_at_ms: self.joined_at_ms.filter(|ms| *ms > 0),
@@ -268,7 +268,7 @@ impl Participant {
             }
             _ => at,
         };
-        Ok(Departure { at, reason: self.disconnect_reason.clone() })
+        Ok(Departure { at, reason: clean(self.disconnect_reason.clone()) })
     }
 }
 
@@ -283,6 +283,25 @@ fn time(field: &'static str, seconds: i64) -> Result<DateTime<Utc>, ParseError> 
 /// Metadata is the LMS's and the client's to fill: what is not JSON there is as good as absent.
 fn json_in_string<T: Default + de::DeserializeOwned>(text: Option<&str>) -> T {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// A text; `None` for anything else. The ingress refuses nothing that a worker may understand some day.
+fn text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Lenient<'a> {
+        Text(#[serde(borrow)] Cow<'a, str>),
+        Other(de::IgnoredAny),
+    }
+    Ok(match Lenient::deserialize(deserializer)? {
+        Lenient::Text(text) => Some(text),
+        Lenient::Other(_) => None,
+    })
+}
+
+/// A text that only people read, without what PostgreSQL does not take (NUL); `None` if nothing is left.
+fn clean(text: Option<String>) -> Option<String> {
+    text.map(|text| text.replace('\0', "")).filter(|text| !text.is_empty())
 }
 
 /// An integer, or one in a string as protojson writes 64-bit ones; `null` is absent.
@@ -439,6 +458,8 @@ mod tests {
     fn routing_needs_an_event_and_nothing_else() {
         let routing = Routing::read(br#"{"event":"x","room":{"identity":"r"},"more":[{}]}"#).unwrap();
         assert_eq!((routing.event.as_ref(), routing.room_id(), routing.id.as_deref()), ("x", Some("r"), None));
+        let odd = Routing::read(br#"{"event":"x","id":5,"room":{"room_id":7}}"#).unwrap();
+        assert_eq!((odd.id.as_deref(), odd.room_id()), (None, None));
         assert!(Routing::read(br#"{"room":{}}"#).is_err());
         assert!(Routing::read(b"not json").is_err());
     }

@@ -33,7 +33,7 @@ pub(super) struct Broker {
 impl Broker {
     /// `name` is shown to the broker's operator.
     pub(super) fn new(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
-        let mut uri: AMQPUri = settings.url.expose().parse().map_err(QueueError::Url)?;
+        let mut uri: AMQPUri = settings.url.expose().parse().map_err(|_| QueueError::Url(settings.url.to_string()))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         Ok(Self { uri, url: settings.url.to_string(), prefix: settings.prefix.clone(), name: name.to_owned() })
     }

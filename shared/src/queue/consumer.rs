@@ -14,7 +14,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -28,8 +28,10 @@ use super::topology::Topology;
 use crate::config::{self, RetrySchedule};
 use crate::event::WorkerName;
 
-/// How long the broker may take to confirm that it has moved a message.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often to look whether the channel for moves is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How long a connection may take to close that is not wanted any more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before trying again to settle a delivery whose connection is still up.
 const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -127,7 +129,7 @@ struct Moves {
     deliveries: TaskTracker,
 }
 
-/// Each settles the delivery, or sees that its channel has ended, so that it comes back: either way nothing is lost.
+/// Each settles the delivery, at once or in the background, or sees that its channel has ended, so that it comes back: either way nothing is lost.
 impl Delivery {
     /// Its effect is committed.
     pub async fn ack(self) {
@@ -149,14 +151,14 @@ impl Delivery {
     }
 
     /// It failed, and comes back after `delay`, one of the worker's schedule.
-    pub async fn retry(self, delay: Duration, error: &str) {
+    pub fn retry(self, delay: Duration, error: &str) {
         let queue = self.moves.topology.retry(self.moves.worker, delay);
         let properties = self.message.failed(error).properties();
-        self.move_to(&queue, properties).await;
+        self.move_to(queue, properties);
     }
 
     /// It did not fail, and comes back after about `delay`: the schedule's first that is as long, or its longest.
-    pub async fn postpone(self, delay: Duration) {
+    pub fn postpone(self, delay: Duration) {
         let delays = &self.moves.delays;
         let delay = delays.iter().find(|known| **known >= delay).or(delays.last());
         let queue = match delay {
@@ -164,27 +166,33 @@ impl Delivery {
             None => self.moves.topology.queue(self.moves.worker),
         };
         let properties = self.message.properties();
-        self.move_to(&queue, properties).await;
+        self.move_to(queue, properties);
     }
 
     /// It was not tried: back to the end of the worker's queue, as if it had never been delivered.
-    pub async fn hand_back(self) {
+    pub fn hand_back(self) {
         let queue = self.moves.topology.queue(self.moves.worker);
         let properties = self.message.properties();
-        self.move_to(&queue, properties).await;
+        self.move_to(queue, properties);
     }
 
     /// It is dead: to where an operator finds it, with why, when, how often and where.
-    pub async fn bury(self, kind: DeadKind, error: &str) {
+    pub fn bury(self, kind: DeadKind, error: &str) {
         let queue = self.moves.topology.dead(self.moves.worker);
         let properties = self.message.failed(error).dead_properties(kind, &self.moves.host);
-        self.move_to(&queue, properties).await;
+        self.move_to(queue, properties);
+    }
+
+    /// In the background, since a broker that is short of memory takes its time: what comes after need not wait. The
+    /// session waits for it before it closes.
+    fn move_to(self, queue: String, properties: BasicProperties) {
+        tokio::spawn(self.moved_to(queue, properties));
     }
 
     /// Acknowledged only once the broker has confirmed it in the other queue.
-    async fn move_to(self, queue: &str, properties: BasicProperties) {
+    async fn moved_to(self, queue: String, properties: BasicProperties) {
         while self.acks.is_open() {
-            match self.moves.publish(queue, &self.message.body, properties.clone()).await {
+            match self.moves.publish(&queue, &self.message.body, properties.clone()).await {
                 Ok(()) => return self.ack().await,
                 Err(reason) => {
                     warn!(reason, queue, message_id = %self.message.id, "a delivery could not be moved, trying on");
@@ -202,11 +210,18 @@ impl Moves {
             let options = BasicPublishOptions::default();
             self.channel.basic_publish(exchange.into(), queue.into(), options, body, properties).await?.await
         };
-        match timeout_at(Instant::now() + MOVE_TIMEOUT, moving).await {
-            Ok(Ok(Confirmation::Ack(_))) => Ok(()),
-            Ok(Ok(_)) => Err("the broker refused it".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the broker did not confirm in time".to_owned()),
+        // For as long as the connection lasts: publishing again while the first is under way makes two of one.
+        match moving.await {
+            Ok(Confirmation::Ack(_)) => Ok(()),
+            Ok(_) => Err("the broker refused it".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Returns when nothing can be moved any more.
+    async fn lost(&self) {
+        while self.channel.status().connected() {
+            sleep(LOOK_AGAIN).await;
         }
     }
 }
@@ -231,6 +246,8 @@ struct Intake {
 /// One connection's life.
 struct Session {
     connection: Connection,
+    /// Of its own: a broker that is short of memory blocks a connection that publishes, acknowledgements and all.
+    moving: Connection,
     main: Subscription,
     suspects: Subscription,
     moves: Arc<Moves>,
@@ -257,6 +274,8 @@ impl Intake {
                     }
                     Err(reason) => warn!(reason, "the connection to the broker was lost"),
                 }
+                // What is not settled comes back, also where only a part of the session has ended.
+                open.abandon().await;
                 backoff = Backoff::new();
             }
             if self.stop.run_until_cancelled(sleep(backoff.next())).await.is_none() {
@@ -277,8 +296,9 @@ impl Session {
         let connection = broker.connect().await?;
         topology.declare(broker, &connection).await?;
         topology.declare_retries(broker, &connection, *worker, &intake.delays).await?;
+        let moving = broker.connect().await?;
         let moves = Moves {
-            channel: broker.confirming_channel(&connection).await?,
+            channel: broker.confirming_channel(&moving).await?,
             topology: topology.clone(),
             worker: *worker,
             delays: intake.delays.clone(),
@@ -287,7 +307,7 @@ impl Session {
         };
         let main = Subscription::open(broker, &connection, &topology.queue(*worker), intake.prefetch).await?;
         let suspects = Subscription::open(broker, &connection, &topology.suspect(*worker), 1).await?;
-        Ok(Self { connection, main, suspects, moves: Arc::new(moves) })
+        Ok(Self { connection, moving, main, suspects, moves: Arc::new(moves) })
     }
 
     /// Hands deliveries to the lanes until told to stop.
@@ -300,6 +320,7 @@ impl Session {
         let mut open = (true, true);
         while open != (false, false) {
             tokio::select! {
+                () = moves.lost() => return Err("the channel for moving messages has ended".to_owned()),
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
                     self.main.cancel().await?;
@@ -309,7 +330,7 @@ impl Session {
                     Some((delivery, came_back)) => {
                         let delivery = self.main.take(delivery, &moves).await;
                         if came_back {
-                            tokio::spawn(set_aside(delivery));
+                            set_aside(delivery);
                         } else {
                             give(&lanes.main, delivery).await;
                         }
@@ -331,8 +352,18 @@ impl Session {
     async fn close(self) {
         self.moves.deliveries.close();
         self.moves.deliveries.wait().await;
-        if let Err(error) = self.connection.close(200, "the worker stops".into()).await {
-            info!(%error, "the connection to the broker did not close well");
+        for connection in [self.connection, self.moving] {
+            if let Err(error) = connection.close(200, "the worker stops".into()).await {
+                info!(%error, "the connection to the broker did not close well");
+            }
+        }
+    }
+
+    /// Closes what is left of a session that has lost a part of itself.
+    async fn abandon(self) {
+        for connection in [self.connection, self.moving] {
+            // It is gone already, or does not matter any more.
+            let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "starting anew".into())).await;
         }
     }
 }
@@ -388,11 +419,11 @@ async fn give(lane: &mpsc::Sender<Delivery>, delivery: Delivery) {
     drop(lane.send(delivery).await);
 }
 
-async fn set_aside(delivery: Delivery) {
+fn set_aside(delivery: Delivery) {
     info!(message_id = %delivery.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
     let queue = delivery.moves.topology.suspect(delivery.moves.worker);
     let properties = delivery.message.properties();
-    delivery.move_to(&queue, properties).await;
+    delivery.move_to(queue, properties);
 }
 
 /// Which machine a dead letter died on.

@@ -20,7 +20,7 @@ pub use topology::delete_all;
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// `queue.url` is a URL, but not one of a broker.
-    #[error("setting queue.url cannot be used: {0}")]
+    #[error("setting queue.url is {0}: it is amqp://user:password@host:5672/%2f or amqps://…")]
     Url(String),
     /// The broker is there and does not let us in: waiting does not help.
     #[error(

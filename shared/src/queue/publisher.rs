@@ -97,7 +97,16 @@ impl Publisher {
     /// # Errors
     /// The broker has not confirmed within `limit`, or has refused. The message may be stored all the same.
     pub async fn publish(&self, message: Message, limit: Duration) -> Result<(), PublishError> {
-        timeout(limit, self.publish_confirmed(message)).await.unwrap_or(Err(PublishError::Timeout))
+        let until_confirmed = async {
+            loop {
+                match self.publish_confirmed(message.clone()).await {
+                    // There is time for another connection; that it may be stored twice does no harm.
+                    Err(PublishError::Lost(_)) => sleep(Duration::from_millis(50)).await,
+                    done => return done,
+                }
+            }
+        };
+        timeout(limit, until_confirmed).await.unwrap_or(Err(PublishError::Timeout))
     }
 
     /// Whether there is a connection, and the broker takes messages.
@@ -139,11 +148,12 @@ impl Publisher {
 
     /// Waits until there is a connection.
     async fn connected(&self) -> Result<Arc<Session>, PublishError> {
-        if let Some(session) = self.session.borrow().as_ref() {
+        if let Some(session) = self.session.borrow().as_ref().filter(|session| session.is_up()) {
             return Ok(session.clone());
         }
         let mut session = self.session.clone();
-        let session = session.wait_for(Option::is_some).await.map_err(PublishError::lost)?;
+        let is_up = |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|session| session.is_up());
+        let session = session.wait_for(is_up).await.map_err(PublishError::lost)?;
         Ok(session.as_ref().expect("it was waited for").clone())
     }
 }

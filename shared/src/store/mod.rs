@@ -5,31 +5,48 @@ pub mod entity;
 use std::time::Duration;
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr};
-use sqlx::Error as SqlxError;
+use sqlx::{Connection as _, Error as SqlxError, PgConnection};
+use tokio::time::timeout;
 
 use crate::config::SecretUrl;
 
 /// How long to wait for a connection, from the pool or to the server, before the database counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a connection may cost the others: a worker whose machine died in a transaction holds its locks no longer than this.
+const POSTGRES_LIMITS: [(&str, &str); 3] =
+    [("statement_timeout", "30s"), ("lock_timeout", "20s"), ("idle_in_transaction_session_timeout", "60s")];
+
 /// Connects to the database at `url`, with at most `connections` at once.
 ///
 /// # Errors
 /// It cannot be reached, or refuses the user. The error has no password in it.
 pub async fn connect(url: &SecretUrl, connections: u32) -> Result<DatabaseConnection, DbErr> {
+    if url.expose().starts_with("postgres") {
+        try_once(url).await?;
+    }
     let mut options = ConnectOptions::new(url.expose());
     options
         .max_connections(connections)
         .connect_timeout(CONNECT_TIMEOUT)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
+        .map_sqlx_postgres_opts(|options| options.options(POSTGRES_LIMITS))
         .sqlx_logging(false);
     Database::connect(options).await
 }
 
+/// A pool only says that it waited in vain, not for what.
+async fn try_once(url: &SecretUrl) -> Result<(), DbErr> {
+    let failed = |error| DbErr::Conn(RuntimeErr::SqlxError(std::sync::Arc::new(error)));
+    let connected = timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose())).await;
+    let connection = connected.unwrap_or(Err(SqlxError::PoolTimedOut)).map_err(failed)?;
+    connection.close().await.map_err(failed)
+}
+
 /// Whether the database answers.
 pub async fn is_reachable(db: &DatabaseConnection) -> bool {
-    matches!(tokio::time::timeout(CONNECT_TIMEOUT, db.execute_unprepared("SELECT 1")).await, Ok(Ok(_)))
+    matches!(timeout(CONNECT_TIMEOUT, db.execute_unprepared("SELECT 1")).await, Ok(Ok(_)))
 }
 
 /// What to do about a failed statement.
@@ -39,8 +56,10 @@ pub enum ErrorKind {
     Unreachable,
     /// Another transaction was in the way: the same again will do.
     Conflict,
-    /// The database is there and does not take it.
+    /// The data cannot be stored: the same will not do later either.
     Refused,
+    /// Something else, which may pass: somebody restores a table, or a password is being changed.
+    Unknown,
 }
 
 /// What to do about `error`.
@@ -50,33 +69,49 @@ pub fn kind_of(error: &DbErr) -> ErrorKind {
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error)) => kind_of_sqlx(error),
-        _ => ErrorKind::Refused,
+        DbErr::Type(_) | DbErr::Json(_) => ErrorKind::Refused,
+        _ => ErrorKind::Unknown,
     }
 }
 
 fn kind_of_sqlx(error: &SqlxError) -> ErrorKind {
     match error {
-        SqlxError::Database(error) => error.code().map_or(ErrorKind::Refused, |code| kind_of_code(&code)),
+        SqlxError::Database(error) => error.code().map_or(ErrorKind::Unknown, |code| kind_of_code(&code)),
         SqlxError::Io(_)
         | SqlxError::Tls(_)
         | SqlxError::Protocol(_)
         | SqlxError::PoolTimedOut
         | SqlxError::PoolClosed
         | SqlxError::WorkerCrashed => ErrorKind::Unreachable,
-        _ => ErrorKind::Refused,
+        SqlxError::Encode(_) => ErrorKind::Refused,
+        _ => ErrorKind::Unknown,
     }
 }
 
 /// PostgreSQL's SQLSTATE (Appendix A of its manual) has five characters, SQLite's result codes are numbers.
 fn kind_of_code(code: &str) -> ErrorKind {
     match code {
-        // Serialization failure, deadlock; SQLITE_BUSY and its extended codes, SQLITE_LOCKED.
-        "40001" | "40P01" | "5" | "261" | "517" | "773" | "6" | "262" => ErrorKind::Conflict,
-        // Disk full, out of memory, too many connections, admin shutdown, crash shutdown, cannot connect now; read-only: a
-        // standby before it is promoted. SQLITE_FULL and SQLITE_IOERR.
-        "53100" | "53200" | "53300" | "57P01" | "57P02" | "57P03" | "25006" | "13" | "10" => ErrorKind::Unreachable,
-        code if code.len() == 5 && code.starts_with("08") => ErrorKind::Unreachable,
-        _ => ErrorKind::Refused,
+        // Serialization failure, deadlock, a lock that was waited for too long, a row that somebody else was quicker with;
+        // SQLITE_BUSY and its extended codes, SQLITE_LOCKED.
+        "40001" | "40P01" | "55P03" | "57014" | "23505" => ErrorKind::Conflict,
+        "5" | "261" | "517" | "773" | "6" | "262" => ErrorKind::Conflict,
+        // Read-only: a standby before it is promoted. Idle in a transaction for too long. SQLITE_FULL, SQLITE_IOERR.
+        "25006" | "25P03" | "13" | "10" => ErrorKind::Unreachable,
+        // SQLITE_TOOBIG, SQLITE_MISMATCH, and the constraints CHECK and NOT NULL.
+        "18" | "20" | "275" | "1299" => ErrorKind::Refused,
+        code if code.len() == 5 => kind_of_class(code),
+        _ => ErrorKind::Unknown,
+    }
+}
+
+fn kind_of_class(sqlstate: &str) -> ErrorKind {
+    match sqlstate.get(..2).unwrap_or_default() {
+        // Connection, resources, operator intervention, system error.
+        "08" | "53" | "57" | "58" => ErrorKind::Unreachable,
+        // Data, a limit of the program, a value that a constraint does not allow.
+        "22" | "54" => ErrorKind::Refused,
+        "23" if matches!(sqlstate, "23502" | "23514") => ErrorKind::Refused,
+        _ => ErrorKind::Unknown,
     }
 }
 
@@ -89,11 +124,16 @@ mod tests {
         for (code, kind) in [
             ("40P01", ErrorKind::Conflict),
             ("5", ErrorKind::Conflict),
+            ("57014", ErrorKind::Conflict),
             ("57P01", ErrorKind::Unreachable),
+            ("57P05", ErrorKind::Unreachable),
+            ("28P01", ErrorKind::Unknown),
+            ("42P01", ErrorKind::Unknown),
             ("08006", ErrorKind::Unreachable),
             ("22021", ErrorKind::Refused),
-            ("23503", ErrorKind::Refused),
-            ("787", ErrorKind::Refused),
+            ("23503", ErrorKind::Unknown),
+            ("23514", ErrorKind::Refused),
+            ("787", ErrorKind::Unknown),
         ] {
             assert_eq!(kind_of_code(code), kind, "{code}");
         }

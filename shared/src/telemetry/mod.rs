@@ -31,8 +31,12 @@ pub enum InitError {
 /// The filter cannot be read, or this was called before.
 pub fn init(log: &Log) -> Result<(), InitError> {
     let is_terminal = io::stderr().is_terminal();
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter(&log.filter)?).with_ansi(is_terminal).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(&log.filter)?)
+        .with_ansi(is_terminal)
+        // Told on standard error, which is just what cannot be written to: that would be a panic in whoever logs.
+        .log_internal_errors(false)
+        .with_writer(io::stderr);
     match log.format {
         LogFormat::Auto if is_terminal => lines.finish().try_init()?,
         LogFormat::Text => lines.finish().try_init()?,

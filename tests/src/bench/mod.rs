@@ -136,6 +136,5 @@ pub async fn run(plan: Plan) -> anyhow::Result<()> {
     report.row(Row { name: "(c) rollcall-ingress", measured, cpu_micros: micros, stored: Some(stored) });
     ingress.process.stop().await;
 
-    rollcall_shared::queue::delete_all(&installation.load_settings()).await?;
     report.print()
 }

@@ -77,7 +77,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Removes what killed processes left behind: files of ours that no live lease owns.
+    /// Removes what killed processes left behind: files of ours that no lease is held for.
     pub(super) async fn sweep(&self, db: &DatabaseConnection) -> anyhow::Result<()> {
         let mut left = Vec::new();
         // Before the leases: a file made in between is not on this list.
@@ -88,7 +88,7 @@ impl Archive {
         if left.is_empty() {
             return Ok(());
         }
-        let live = lease::live_holders(db).await?;
+        let live = lease::holders(db).await?;
         for (name, _) in left.iter().filter(|(_, holder)| !live.contains(holder)) {
             tracing::info!(file = ?name, "removing what a job that died has left");
             // Somebody else may have been quicker.

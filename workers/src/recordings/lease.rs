@@ -121,11 +121,10 @@ async fn take_failure(tx: &DatabaseTransaction, recording_id: i64) -> Result<Opt
     Ok(Some(if permanent { Failure::Permanent(failure) } else { Failure::Transient(failure) }))
 }
 
-/// The holders of the leases that have not run out.
-pub(super) async fn live_holders(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+/// The holders of all leases. One that has run out may be renewed yet, when a database that was away is back.
+pub(super) async fn holders(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     let backend = db.get_database_backend();
-    let sql = format!("SELECT holder FROM recording_lease WHERE expires_at >= {}", Clock(backend).now());
-    let rows = db.query_all_raw(Statement::from_string(backend, sql)).await?;
+    let rows = db.query_all_raw(Statement::from_string(backend, "SELECT holder FROM recording_lease")).await?;
     rows.iter().map(|row| row.try_get("", "holder")).collect()
 }
 

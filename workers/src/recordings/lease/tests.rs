@@ -33,13 +33,13 @@ async fn one_job_has_it_until_it_runs_out_or_is_given_back() {
         let id = insert_recording(db, "r-1").await;
         let first = ours(db, id, LONG).await;
         assert!(matches!(ask(db, id, LONG).await, Asked::Held));
-        assert_eq!(live_holders(db).await.unwrap(), [first.holder()]);
+        assert_eq!(holders(db).await.unwrap(), [first.holder()]);
         assert!(ends(&first, None).await);
 
         let second = ours(db, id, NONE).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert_eq!(live_holders(db).await.unwrap(), [""; 0]);
-        // It has run out, and nobody took it.
+        // It has run out, and nobody took it: its files are not to be swept away yet.
+        assert_eq!(holders(db).await.unwrap(), [second.holder()]);
         assert!(second.renew().await.unwrap());
         tokio::time::sleep(Duration::from_millis(5)).await;
         let third = ours(db, id, LONG).await;
