@@ -55,7 +55,12 @@ async fn captured_classes_end_in_the_rows_that_follow_from_them() {
     let mut installation = Installation::new().await;
     let tellings = tellings();
     for number in 0..tellings.len() {
-        installation.server(&format!("s{number}"), &format!("key-{number}"), "secret", "http://127.0.0.1:1");
+        installation.server(
+            &format!("s{number}"),
+            &format!("key-{number}"),
+            &format!("secret-{number}"),
+            "http://127.0.0.1:1",
+        );
     }
     // Small batches of three processes each, so that they meet in the same sessions.
     installation.set("workers.batch_size", 7);
