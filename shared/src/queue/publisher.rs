@@ -2,7 +2,8 @@
 //!
 //! Each connection to the broker has one task that publishes on it and waits for its confirms. lapin reports from a thread of
 //! its own, twice a message (sent, confirmed): that one task is woken once for many of them, where a task a message would be
-//! woken for each, across threads, which costs more than all the rest of publishing.
+//! woken for each, across threads. And lapin takes a message's delivery tag and queues its frames in two steps: two tasks on one
+//! channel could swap between them, and be given each other's confirm.
 
 use std::fmt;
 use std::sync::Arc;
