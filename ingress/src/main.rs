@@ -8,7 +8,7 @@ use rollcall_ingress::server::Server;
 use rollcall_ingress::webhook::Webhooks;
 use rollcall_ingress::{Timeouts, describe_metrics};
 use rollcall_shared::config::Settings;
-use rollcall_shared::queue::Publisher;
+use rollcall_shared::queue::{Publisher, Queue};
 use rollcall_shared::signature::Verifier;
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::{shutdown, telemetry};
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     describe_metrics();
     let address = settings.ingress.address;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let publisher = Publisher::start(&settings.queue, "rollcall-ingress").await?;
+    let publisher = Queue::open(&settings.queue, "rollcall-ingress")?.publisher().await?;
 
     let drained = CancellationToken::new();
     let admin_address = admin.local_addr()?;
@@ -63,11 +63,11 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Whether webhooks can be taken in now, or why not.
-fn readiness(publisher: Publisher, stop: CancellationToken) -> impl Fn() -> Result<(), &'static str> {
-    move || match (stop.is_cancelled(), publisher.is_connected()) {
-        (true, _) => Err("draining"),
-        (false, false) => Err("not connected to the broker"),
-        (false, true) => Ok(()),
+fn readiness(publisher: Publisher, stop: CancellationToken) -> impl Fn() -> Result<String, String> {
+    move || match publisher.obstacle() {
+        _ if stop.is_cancelled() => Err("draining".into()),
+        Some(obstacle) => Err(obstacle.into()),
+        None => Ok("ready".into()),
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rollcall_ingress::Timeouts;
 use rollcall_ingress::server::Server;
 use rollcall_ingress::webhook::Webhooks;
-use rollcall_shared::config::{Ingress, Queue, SecretUrl};
-use rollcall_shared::queue::Publisher;
+use rollcall_shared::config::{self, Ingress, SecretUrl};
+use rollcall_shared::queue::Queue;
 use rollcall_shared::signature::{ServerKeys, Verifier};
 use support::{KEY, PATH, SECRET, Sender, UNWANTED, WANTED, hmac, no_broker, request, token, webhook};
 use tokio::net::TcpListener;
@@ -34,8 +34,8 @@ impl Running {
     async fn start(timeouts: Timeouts, max_connections: usize) -> Self {
         let settings = Ingress { max_body_bytes: MAX_BODY, confirm_timeout: CONFIRM_TIMEOUT, ..Ingress::default() };
         let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
-        let queue = Queue { url: SecretUrl::parse(&no_broker().await).unwrap(), prefix: "test".into() };
-        let publisher = Publisher::start(&queue, "test").await.unwrap();
+        let queue = config::Queue { url: SecretUrl::parse(&no_broker().await).unwrap(), prefix: "test".into() };
+        let publisher = Queue::open(&queue, "test").unwrap().publisher().await.unwrap();
         let webhooks = Webhooks::new(&settings, Verifier::new([keys]), publisher, timeouts.body);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

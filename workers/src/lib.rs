@@ -5,12 +5,14 @@
 //! - `sessions` and `presence`: which session an event belongs to, and who was there for how long; attendance and rooms
 //!   both derive from them;
 //! - [`runner`]: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
+//! - [`program`]: one of them from its settings to its end;
 //! - `sql`, `transaction`: small pieces of SQL; all or nothing, again at once where another transaction was in the way.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod attendance;
 mod presence;
+pub mod program;
 pub mod recordings;
 pub mod rooms;
 pub mod runner;

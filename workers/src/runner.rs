@@ -1,7 +1,8 @@
 //! What every worker needs and no rule should know: batches, retries, dead letters, outages, shutdown, metrics.
 //!
-//! Deliveries come from the [`Consumer`]'s two lanes, are read into events, and given to the worker in batches. How a batch
-//! went decides what becomes of its deliveries:
+//! Deliveries come from the [`Consumer`]'s two lanes, are read into events, and given to the worker in batches; suspects are
+//! taken one at a time, while nothing else is under way in this process. How a batch went decides what becomes of its
+//! deliveries:
 //!
 //! | outcome | its deliveries |
 //! | --- | --- |
@@ -12,23 +13,27 @@
 //! | permanent failure | dead at once |
 //! | the database is not there | held until it is back; after [`HOLD`], handed back, and nothing is taken until it is |
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
+use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
-use rollcall_shared::config::{self, RetrySchedule};
+use rollcall_shared::config::RetrySchedule;
 use rollcall_shared::event::Event;
 use rollcall_shared::plugnmeet::webhook::{self, Parsed};
-use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Lane, Message, QueueError};
+use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Lane, Message, Queue, QueueError, Subscription, Suspects};
 use rollcall_shared::store;
+use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::program::Surroundings;
 use crate::worker::{Failure, Outcome, Worker};
 
 /// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
@@ -36,6 +41,9 @@ use crate::worker::{Failure, Outcome, Worker};
 const HOLD: Duration = Duration::from_mins(5);
 /// How often to ask whether the database is back.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a worker is told whose database does not answer.
+const NO_DATABASE: &str = "the database is away";
 
 /// How much a worker takes at once.
 #[derive(Debug, Clone, Copy)]
@@ -61,13 +69,14 @@ impl Limits {
 /// The broker refuses us, or a queue exists with other arguments.
 pub async fn run<W: Worker>(
     worker: W,
-    queue: config::Queue,
+    surroundings: Surroundings,
     retry: RetrySchedule,
     limits: Limits,
-    db: DatabaseConnection,
     stop: CancellationToken,
 ) -> Result<(), QueueError> {
-    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits });
+    let Surroundings { queue, db, obstacles } = surroundings;
+    let at_work = Arc::new(RwLock::new(()));
+    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits, obstacles, at_work });
     let shutdown = tokio::spawn({
         let (runner, stop) = (runner.clone(), stop.clone());
         async move {
@@ -94,6 +103,9 @@ struct Runner<W> {
     retry: RetrySchedule,
     db: DatabaseConnection,
     limits: Limits,
+    obstacles: Obstacles,
+    /// Shared by what may be under way together; a suspect has it alone.
+    at_work: Arc<RwLock<()>>,
 }
 
 /// A delivery and what it says.
@@ -104,35 +116,59 @@ struct Taken {
 
 impl<W: Worker> Runner<W> {
     /// Takes deliveries until told to stop, and settles each.
-    async fn take(self: &Arc<Self>, queue: &config::Queue, taking: &CancellationToken) -> Result<(), QueueError> {
-        let prefetch = self.limits.prefetch();
-        let consumer = Consumer::start(queue, W::NAME, &self.retry, prefetch, taking.clone()).await?;
-        let Consumer { main, suspects, closed } = consumer;
-        let alone = Limits { batch_size: 1, concurrency: 1, ..self.limits };
-        tokio::join!(self.drain(main, self.limits, taking), self.drain(suspects, alone, taking));
+    async fn take(self: &Arc<Self>, queue: &Queue, taking: &CancellationToken) -> Result<(), QueueError> {
+        let subscription = Subscription {
+            worker: W::NAME,
+            retry: self.retry.clone(),
+            prefetch: self.limits.prefetch(),
+            obstacles: self.obstacles.clone(),
+            stop: taking.clone(),
+        };
+        let Consumer { main, suspects, closed } = queue.consumer(subscription).await?;
+        tokio::join!(self.drain(main, taking), self.drain_suspects(suspects, taking));
         if let Err(error) = closed.await {
             warn!(%error, "the consumer did not end well");
         }
         Ok(())
     }
 
-    /// Works off one lane.
-    async fn drain(self: &Arc<Self>, mut lane: Lane, limits: Limits, taking: &CancellationToken) {
-        let slots = Arc::new(Semaphore::new(limits.concurrency));
+    /// Works off the worker's own queue.
+    async fn drain(self: &Arc<Self>, mut lane: Lane, taking: &CancellationToken) {
+        let Limits { batch_size, batch_wait, concurrency } = self.limits;
+        let slots = Arc::new(Semaphore::new(concurrency));
         let batches = TaskTracker::new();
         while let Ok(slot) = slots.clone().acquire_owned().await {
-            let Some(batch) = lane.next_batch(limits.batch_size, limits.batch_wait).await else { break };
+            let Some(batch) = lane.next_batch(batch_size, batch_wait).await else { break };
+            let at_work = self.at_work.clone().read_owned().await;
             let (runner, taking) = (self.clone(), taking.clone());
             batches.spawn(async move {
                 runner.process(batch, &taking).await;
-                drop(slot);
+                drop((slot, at_work));
             });
         }
         batches.close();
         batches.wait().await;
     }
 
+    /// Works off what came back, one at a time: if that kills this process, nothing else is there to be blamed.
+    async fn drain_suspects(&self, mut suspects: Suspects, taking: &CancellationToken) {
+        while suspects.wait().await {
+            let _alone = self.at_work.write().await;
+            while let Some(suspect) = suspects.take().await {
+                self.process(vec![suspect], taking).await;
+            }
+        }
+    }
+
+    /// Settles a batch. Where that panics, the deliveries are dropped unsettled: a new consumer makes them come back.
     async fn process(&self, batch: Vec<Delivery>, taking: &CancellationToken) {
+        if AssertUnwindSafe(self.settle_all(batch, taking)).catch_unwind().await.is_err() {
+            error!(worker = %W::NAME, "settling a batch panicked: beginning anew");
+            taking.cancel();
+        }
+    }
+
+    async fn settle_all(&self, batch: Vec<Delivery>, taking: &CancellationToken) {
         let mut taken = Vec::with_capacity(batch.len());
         for delivery in batch {
             if let Some(event) = self.read(delivery).await {
@@ -283,11 +319,13 @@ impl<W: Worker> Runner<W> {
     }
 
     async fn database_is_back(&self) {
+        self.obstacles.add(NO_DATABASE);
         // First, too: one that answers and takes no writes, such as a standby, must not keep us busy.
         sleep(ASK_AGAIN).await;
         while !store::is_reachable(&self.db).await {
             sleep(ASK_AGAIN).await;
         }
+        self.obstacles.remove(NO_DATABASE);
         info!(worker = %W::NAME, "the database is there");
     }
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use futures_util::{FutureExt, future};
 use rollcall_ops::standin::{Recording, Sender, StandIn};
 use rollcall_shared::config::Settings;
-use rollcall_shared::queue;
+use rollcall_shared::queue::Queue;
 use sea_orm::DatabaseConnection;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ impl Stage {
     async fn play(&mut self, args: &Args) -> Result<Outcome> {
         self.progress.step("making a database and a video");
         // There is nothing to delete yet; it says in time whether the broker lets us in.
-        queue::delete_all(&self.settings()?).await?;
+        self.delete_queues().await?;
         self.database.create().await?;
         let db = self.database.connect().await?;
         tables::announce_class(&db).await.context("cannot announce the class in the tables")?;
@@ -233,7 +233,12 @@ impl Stage {
     }
 
     async fn clear_queues(&self) -> Result<()> {
-        queue::delete_all(&self.settings()?).await.context("cannot delete the demo's queues")
+        self.delete_queues().await.context("cannot delete the demo's queues")
+    }
+
+    async fn delete_queues(&self) -> Result<()> {
+        let settings = self.settings()?;
+        Ok(Queue::open(&settings.queue, "rollcall demo")?.delete(&settings).await?)
     }
 
     fn settings(&self) -> Result<Settings> {

@@ -1,20 +1,119 @@
-//! Durable messages between the ingress and the workers, over RabbitMQ. No AMQP type leaves this module.
+//! Durable messages between the ingress and the workers: over RabbitMQ, or in a file on this machine.
 //!
-//! The ingress has a [`Publisher`]: what it says is published is confirmed by the broker. A worker has a [`Consumer`]:
-//! it gives [`Delivery`]s, each of which is settled in one of a few ways: done, again later, to the dead letters.
-//! Both keep their connection up by themselves. [`topology`] is which exchanges and queues there are, and why.
+//! `queue.url` chooses the back end ([`Queue::open`]). The ingress has a [`Publisher`]: what it says is published is durable.
+//! A worker has a [`Consumer`]: it gives [`Delivery`]s, each of which is settled in one of a few ways: done, again later, to
+//! the dead letters. [`Backend`] is what the back ends share; [`delivery`] says how deliveries behave in both.
 
-mod acks;
-mod broker;
-mod consumer;
+mod amqp;
+mod delivery;
 mod message;
-mod publisher;
-mod topology;
 
-pub use consumer::{Consumer, Delivery, Lane};
-pub use message::{DeadKind, Message};
-pub use publisher::{PublishError, Publisher};
-pub use topology::delete_all;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
+pub use self::message::{DeadKind, Message};
+use crate::config::{self, Settings};
+
+/// The queue of an installation. Cheap to clone.
+#[derive(Clone)]
+pub struct Queue(Arc<dyn Backend>);
+
+/// What a back end does.
+trait Backend: Send + Sync {
+    fn publisher(&self) -> BoxFuture<'_, Result<Box<dyn Publish>, QueueError>>;
+
+    fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>>;
+
+    fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>>;
+}
+
+impl Queue {
+    /// The queue that `queue.url` names. `name` is what this program is called there.
+    ///
+    /// # Errors
+    /// The URL names none.
+    pub fn open(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
+        Ok(Self(Arc::new(amqp::Amqp::new(settings, name)?)))
+    }
+
+    /// The ingress's side: it is there as soon as this returns, or tries on in the background.
+    ///
+    /// # Errors
+    /// Waiting does not help, see [`QueueError::is_final`].
+    pub async fn publisher(&self) -> Result<Publisher, QueueError> {
+        Ok(Publisher(self.0.publisher().await?.into()))
+    }
+
+    /// Begins to take a worker's deliveries.
+    ///
+    /// # Errors
+    /// Waiting does not help, see [`QueueError::is_final`].
+    pub async fn consumer(&self, subscription: Subscription) -> Result<Consumer, QueueError> {
+        self.0.consumer(subscription).await
+    }
+
+    /// Deletes everything of these settings' that is in the queue, and what holds it.
+    ///
+    /// # Errors
+    /// It cannot be reached, or does not let us.
+    pub async fn delete(&self, settings: &Settings) -> Result<(), QueueError> {
+        self.0.delete(settings).await
+    }
+}
+
+/// Publishes webhooks. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher(Arc<dyn Publish>);
+
+/// What a back end does for the ingress.
+trait Publish: Send + Sync {
+    /// When this returns `Ok`, the message is on disk. It may take for ever.
+    fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>>;
+
+    /// Why nothing can be published now.
+    fn obstacle(&self) -> Option<&'static str>;
+
+    /// Waits for what is on its way, and ends.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+impl Publisher {
+    /// Publishes a message. When this returns `Ok`, it is durable.
+    ///
+    /// # Errors
+    /// It has not become so within `limit`, or was refused. The message may be stored all the same.
+    pub async fn publish(&self, message: Message, limit: Duration) -> Result<(), PublishError> {
+        timeout(limit, self.0.publish(message)).await.unwrap_or(Err(PublishError::Timeout))
+    }
+
+    /// Why nothing can be published now; `None` if it can.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        self.0.obstacle()
+    }
+
+    /// Waits for what is on its way, then closes the connection.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// Why a message may not be durable: it is safe to publish it again.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The broker has not confirmed in time, or there is no connection to it.
+    #[error("the broker did not confirm in time")]
+    Timeout,
+    /// The broker cannot store the message.
+    #[error("the broker refused the message")]
+    Refused,
+    /// The connection went away with the message on it.
+    #[error("the connection to the broker was lost: {0}")]
+    Lost(String),
+}
 
 /// Why the broker cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -79,10 +79,10 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Answers until `shutdown`. `ready` says whether the program can do its work now, or why it cannot.
+    /// Answers until `shutdown`. `ready` says how the program can do its work now, or why it cannot.
     pub async fn serve<R>(self, ready: R, shutdown: CancellationToken)
     where
-        R: Fn() -> Result<(), &'static str> + Send + Sync + 'static,
+        R: Fn() -> Result<String, String> + Send + Sync + 'static,
     {
         let pages = Arc::new(Pages { metrics: self.metrics, ready });
         let mut upkeep = tokio::time::interval(UPKEEP);
@@ -112,7 +112,7 @@ struct Pages<R> {
 
 async fn converse<R>(stream: TcpStream, pages: Arc<Pages<R>>)
 where
-    R: Fn() -> Result<(), &'static str> + Send + Sync + 'static,
+    R: Fn() -> Result<String, String> + Send + Sync + 'static,
 {
     let service = service_fn(|request| {
         let page = pages.page(&request);
@@ -127,7 +127,7 @@ where
     }
 }
 
-impl<R: Fn() -> Result<(), &'static str>> Pages<R> {
+impl<R: Fn() -> Result<String, String>> Pages<R> {
     fn page(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
@@ -136,7 +136,7 @@ impl<R: Fn() -> Result<(), &'static str>> Pages<R> {
         }
         match (request.uri().path(), (self.ready)()) {
             ("/healthz", _) => text(StatusCode::OK, "alive\n"),
-            ("/readyz", Ok(())) => text(StatusCode::OK, "ready\n"),
+            ("/readyz", Ok(how)) => text(StatusCode::OK, format!("{how}\n")),
             ("/readyz", Err(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
             ("/metrics", _) => text(StatusCode::OK, self.metrics.render()),
             _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
-use rollcall_shared::queue::Publisher;
+use rollcall_shared::queue::Queue;
 use tokio::time::{Instant, sleep};
 
 use crate::installation::Installation;
@@ -27,7 +27,7 @@ impl Queues {
     /// # Errors
     /// The broker is not there.
     pub async fn declare(installation: &Installation) -> anyhow::Result<Self> {
-        Publisher::start(&installation.load_settings().queue, "rollcall-bench").await?.close().await;
+        Queue::open(&installation.load_settings().queue, "rollcall-bench")?.publisher().await?.close().await;
         let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         let names = ["attendance", "rooms", "unrouted"].map(|name| format!("{}.{name}", installation.prefix));

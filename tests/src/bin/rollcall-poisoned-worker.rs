@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::Parser;
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::{Change, Event, WorkerName};
+use rollcall_shared::queue::Queue;
+use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_shared::{shutdown, store, telemetry};
 use rollcall_workers::attendance::Attendance;
-use rollcall_workers::runner::{self, Limits};
+use rollcall_workers::program::{self, Surroundings};
 use rollcall_workers::worker::{Failure, Outcome, Worker};
 
 #[derive(Parser)]
@@ -39,10 +41,8 @@ async fn main() -> anyhow::Result<()> {
     let settings = Settings::load(Some(&Arguments::parse().config))?;
     telemetry::init(&settings.log)?;
     let db = store::connect(settings.database_url()?, 4).await?;
-    let stop = shutdown::on_signals()?;
     let worker = Poisoned(Attendance::new(&settings, db.clone()));
-    let limits =
-        Limits { batch_size: settings.workers.batch_size, batch_wait: settings.workers.batch_wait, concurrency: 1 };
-    runner::run(worker, settings.queue, settings.attendance.retry, limits, db, stop).await?;
-    Ok(())
+    let queue = Queue::open(&settings.queue, "rollcall-poisoned-worker")?;
+    let surroundings = Surroundings { queue, db, obstacles: Obstacles::default() };
+    program::run_worker(worker, &settings, surroundings, shutdown::on_signals()?).await
 }

@@ -9,8 +9,8 @@ use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
 
-use super::QueueError;
 use crate::config;
+use crate::queue::QueueError;
 
 /// How long the broker may take to let us in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
@@ -21,17 +22,19 @@ use tracing::{info, warn};
 
 use super::broker::{Backoff, Broker};
 use super::topology::Topology;
-use super::{Message, QueueError};
-use crate::config;
+use crate::queue::{Message, Publish, PublishError, QueueError};
 
 /// A broker works on one channel's messages one after the other, so a few channels share the load of one connection.
 const CHANNELS: usize = 4;
 /// How much may be on its way to the broker, in KiB: what a broker that takes nothing can make us hold.
 const MAX_IN_FLIGHT_KIB: usize = 64 * 1024;
+/// How long to wait before publishing again what was on a connection that is gone.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(50);
+/// How long what is on its way may take when the program stops.
+const LANDING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Publishes webhooks. Cheap to clone; keeps its connection up by itself until it is closed.
-#[derive(Clone)]
-pub struct Publisher {
+/// Publishes webhooks; keeps its connection up by itself until it is closed.
+pub(super) struct Publisher {
     /// None while there is no connection.
     session: watch::Receiver<Option<Arc<Session>>>,
     in_flight: Arc<Semaphore>,
@@ -55,27 +58,12 @@ struct Publishing {
     _in_flight: OwnedSemaphorePermit,
 }
 
-/// Why a message may not be durable: it is safe to publish it again.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The broker has not confirmed in time, or there is no connection to it.
-    #[error("the broker did not confirm in time")]
-    Timeout,
-    /// The broker cannot store the message.
-    #[error("the broker refused the message")]
-    Refused,
-    /// The connection went away with the message on it.
-    #[error("the connection to the broker was lost: {0}")]
-    Lost(String),
-}
-
 impl Publisher {
-    /// Connects, or goes on trying in the background. `name` is shown to the broker's operator.
+    /// Connects, or goes on trying in the background.
     ///
     /// # Errors
     /// Waiting does not help: the broker refuses us, or a queue exists with other arguments.
-    pub async fn start(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
-        let broker = Broker::new(settings, name)?;
+    pub(super) async fn start(broker: Broker) -> Result<Self, QueueError> {
         let topology = Topology::new(broker.prefix());
         let first = match Session::open(&broker, &topology).await {
             Ok(session) => Some(Arc::new(session)),
@@ -91,50 +79,9 @@ impl Publisher {
         Ok(Self { session, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)), stop })
     }
 
-    /// Publishes a message. When this returns `Ok`, the broker has it on disk.
-    ///
-    /// If the caller does not wait for it, the message is published or it is not, as after a time-out.
-    ///
-    /// # Errors
-    /// The broker has not confirmed within `limit`, or has refused. The message may be stored all the same.
-    pub async fn publish(&self, message: Message, limit: Duration) -> Result<(), PublishError> {
-        let until_confirmed = async {
-            loop {
-                match self.publish_confirmed(message.clone()).await {
-                    // There is time for another connection; that it may be stored twice does no harm.
-                    Err(PublishError::Lost(_)) => sleep(Duration::from_millis(50)).await,
-                    done => return done,
-                }
-            }
-        };
-        timeout(limit, until_confirmed).await.unwrap_or(Err(PublishError::Timeout))
-    }
-
-    /// Whether there is a connection, and the broker takes messages.
-    pub fn is_connected(&self) -> bool {
-        let session = self.session.borrow();
-        session.as_ref().is_some_and(|session| session.is_up() && !session.connection.status().blocked())
-    }
-
-    /// Waits for what is on its way, then closes the connection.
-    pub async fn close(self) {
-        let everything = u32::try_from(MAX_IN_FLIGHT_KIB).expect("the constant fits");
-        let landed = timeout(Duration::from_secs(5), self.in_flight.acquire_many(everything)).await;
-        if landed.is_err() {
-            warn!("some messages were not confirmed when the program stopped; their senders were told so");
-        }
-        self.stop.cancel();
-        let session = self.session.borrow().clone();
-        if let Some(session) = session
-            && let Err(error) = session.connection.close(200, "the program stops".into()).await
-        {
-            warn!(%error, "the connection to the broker did not close well");
-        }
-    }
-
     async fn publish_confirmed(&self, message: Message) -> Result<(), PublishError> {
         let kib = u32::try_from(message.body.len() / 1024 + 1).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT_KIB as u32);
-        let in_flight = self.in_flight.clone().acquire_many_owned(kib).await.map_err(PublishError::lost)?;
+        let in_flight = self.in_flight.clone().acquire_many_owned(kib).await.map_err(lost)?;
         let (outcome, published) = oneshot::channel();
         let publishing = Publishing {
             routing_key: format!("{}.{}", message.source, message.event),
@@ -143,8 +90,8 @@ impl Publisher {
             outcome,
             _in_flight: in_flight,
         };
-        self.connected().await?.publishing.send(publishing).map_err(PublishError::lost)?;
-        published.await.map_err(PublishError::lost)?
+        self.connected().await?.publishing.send(publishing).map_err(lost)?;
+        published.await.map_err(lost)?
     }
 
     /// Waits until there is a connection.
@@ -154,15 +101,53 @@ impl Publisher {
         }
         let mut session = self.session.clone();
         let is_up = |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|session| session.is_up());
-        let session = session.wait_for(is_up).await.map_err(PublishError::lost)?;
+        let session = session.wait_for(is_up).await.map_err(lost)?;
         Ok(session.as_ref().expect("it was waited for").clone())
     }
 }
 
-impl PublishError {
-    fn lost(error: impl fmt::Display) -> Self {
-        Self::Lost(error.to_string())
+/// If the caller does not wait for it, a message is published or it is not, as after a time-out.
+impl Publish for Publisher {
+    fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            loop {
+                match self.publish_confirmed(message.clone()).await {
+                    // There is time for another connection; that it may be stored twice does no harm.
+                    Err(PublishError::Lost(_)) => sleep(PUBLISH_AGAIN).await,
+                    done => return done,
+                }
+            }
+        })
     }
+
+    fn obstacle(&self) -> Option<&'static str> {
+        match self.session.borrow().as_ref().filter(|session| session.is_up()) {
+            None => Some("no connection to the broker"),
+            Some(session) if session.connection.status().blocked() => Some("the broker takes no messages"),
+            Some(_) => None,
+        }
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let everything = u32::try_from(MAX_IN_FLIGHT_KIB).expect("the constant fits");
+            let landed = timeout(LANDING_TIMEOUT, self.in_flight.acquire_many(everything)).await;
+            if landed.is_err() {
+                warn!("some messages were not confirmed when the program stopped; their senders were told so");
+            }
+            self.stop.cancel();
+            let session = self.session.borrow().clone();
+            if let Some(session) = session
+                && let Err(error) = session.connection.close(200, "the program stops".into()).await
+            {
+                warn!(%error, "the connection to the broker did not close well");
+            }
+        })
+    }
+}
+
+fn lost(error: impl fmt::Display) -> PublishError {
+    PublishError::Lost(error.to_string())
 }
 
 impl Publishing {
@@ -180,7 +165,7 @@ impl Publishing {
         let _ = outcome.send(match confirmation.await {
             Ok(Confirmation::Ack(_)) => Ok(()),
             Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(PublishError::Refused),
-            Err(error) => Err(PublishError::lost(error)),
+            Err(error) => Err(lost(error)),
         });
     }
 }

@@ -22,10 +22,10 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::QueueError;
 use super::broker::Broker;
 use crate::config::Settings;
 use crate::event::WorkerName;
+use crate::queue::QueueError;
 
 /// How often a message may come back to the worker's own queue before the broker takes it for dead. One that comes back
 /// at all is moved before any rule sees it, so this only bounds what kills a process before that.
@@ -132,8 +132,7 @@ impl Topology {
 ///
 /// # Errors
 /// The broker cannot be reached, or does not let us.
-pub async fn delete_all(settings: &Settings) -> Result<(), QueueError> {
-    let broker = Broker::new(&settings.queue, "rollcall delete")?;
+pub(super) async fn delete_all(broker: &Broker, settings: &Settings) -> Result<(), QueueError> {
     let topology = Topology::new(broker.prefix());
     let connection = broker.connect().await?;
     let channel = broker.confirming_channel(&connection).await?;

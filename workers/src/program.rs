@@ -1,0 +1,88 @@
+//! One worker from its settings to its end: what `rollcall-worker` runs, and `rollcall up` beside the others.
+
+use anyhow::bail;
+use rollcall_shared::config::Settings;
+use rollcall_shared::event::WorkerName;
+use rollcall_shared::queue::Queue;
+use rollcall_shared::telemetry::obstacles::Obstacles;
+use sea_orm::DatabaseConnection;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::attendance::Attendance;
+use crate::recordings::Recordings;
+use crate::rooms::Rooms;
+use crate::runner::{self, Limits};
+use crate::worker::Worker;
+
+/// What a worker works on.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where its deliveries come from.
+    pub queue: Queue,
+    /// Where their effects go.
+    pub db: DatabaseConnection,
+    /// Where it says what keeps it from its work.
+    pub obstacles: Obstacles,
+}
+
+/// Runs a worker until `stop`, and then for as long as `workers.drain_timeout` allows.
+///
+/// # Errors
+/// The broker refuses us, a setting cannot be used, or what was under way did not end in time.
+pub async fn run(
+    worker: WorkerName,
+    settings: &Settings,
+    surroundings: Surroundings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let db = surroundings.db.clone();
+    match worker {
+        WorkerName::Attendance => run_worker(Attendance::new(settings, db), settings, surroundings, stop).await,
+        WorkerName::Rooms => run_worker(Rooms::new(settings, db), settings, surroundings, stop).await,
+        WorkerName::Recordings => run_worker(Recordings::new(settings, db)?, settings, surroundings, stop).await,
+    }
+}
+
+/// Runs a worker of any kind, as [`run`] does.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_worker<W: Worker>(
+    worker: W,
+    settings: &Settings,
+    surroundings: Surroundings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (retry, limits) = (settings.retry(W::NAME).clone(), limits(W::NAME, settings));
+    let mut running = tokio::spawn(runner::run(worker, surroundings, retry, limits, stop.clone()));
+    info!(worker = %W::NAME, "started");
+    tokio::select! {
+        ended = &mut running => return Ok(ended??),
+        () = stop.cancelled() => {}
+    }
+    match timeout(settings.workers.drain_timeout, running).await {
+        Ok(ended) => Ok(ended??),
+        Err(_) => {
+            bail!("what was under way did not end within workers.drain_timeout; the broker will deliver it again")
+        }
+    }
+}
+
+/// A recording is a job of its own; the others take many events in one transaction, one transaction at a time.
+fn limits(worker: WorkerName, settings: &Settings) -> Limits {
+    let batch_wait = settings.workers.batch_wait;
+    match worker {
+        WorkerName::Attendance | WorkerName::Rooms => {
+            Limits { batch_size: settings.workers.batch_size, batch_wait, concurrency: 1 }
+        }
+        WorkerName::Recordings => Limits { batch_size: 1, batch_wait, concurrency: settings.recordings.concurrency },
+    }
+}
+
+/// How many connections to the database a worker uses at most: one for each batch at work, and some for the rest.
+pub fn connections(worker: WorkerName, settings: &Settings) -> u32 {
+    const SPARE: usize = 3;
+    u32::try_from(limits(worker, settings).concurrency + SPARE).unwrap_or(u32::MAX)
+}
