@@ -91,7 +91,7 @@ async fn the_admin_address_shows_how_it_is() {
 
     assert_eq!(program.admin("/healthz").await.status, 200);
     let ready = program.admin("/readyz").await;
-    assert_eq!((ready.status, ready.body.as_str()), (503, "not ready: not connected to the broker\n"));
+    assert_eq!((ready.status, ready.body.as_str()), (503, "not ready: no connection to the broker\n"));
     assert_eq!(program.admin("/").await.status, 404);
     let metrics = program.admin("/metrics").await.body;
     for line in [

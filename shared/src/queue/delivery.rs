@@ -104,7 +104,8 @@ impl Suspects {
 
     /// Waits until there may be one to take; `false` when the consumer was told to stop.
     pub async fn wait(&mut self) -> bool {
-        self.waiting.wait_for(|waiting| *waiting).await.is_ok()
+        // The last word of a back end that has ended may have been that some do.
+        self.waiting.wait_for(|waiting| *waiting).await.is_ok() && !self.asks.is_closed()
     }
 
     /// The next one, if there still is one.
