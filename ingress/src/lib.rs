@@ -2,6 +2,7 @@
 //!
 //! A webhook's way through the modules:
 //!
+//! - [`program`] sets everything up;
 //! - [`server`] accepts its connection, keeps to the connection limit, and drains when told to stop;
 //! - `connection` reads its request and closes on who is too slow;
 //! - [`webhook`] decides about it, from the path to the broker's confirm;
@@ -15,6 +16,7 @@
 mod answer;
 mod connection;
 mod metrics;
+pub mod program;
 pub mod server;
 pub mod webhook;
 

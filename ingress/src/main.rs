@@ -4,21 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use rollcall_ingress::server::Server;
-use rollcall_ingress::webhook::Webhooks;
-use rollcall_ingress::{Timeouts, describe_metrics};
+use rollcall_ingress::describe_metrics;
+use rollcall_ingress::program::Ingress;
 use rollcall_shared::config::Settings;
 use rollcall_shared::queue::{Publisher, Queue};
-use rollcall_shared::signature::Verifier;
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::{shutdown, telemetry};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-
-/// The open files that are not connections: listeners, the broker, the log, the admin's own connections.
-const OTHER_FILES: usize = 100;
+use tracing::info;
 
 /// Takes PlugNMeet's webhooks: verified, durable in the queue, answered.
 #[derive(Debug, Parser)]
@@ -41,21 +34,14 @@ async fn main() -> anyhow::Result<()> {
 
     let admin = Admin::bind(settings.ingress.admin_address).await?;
     describe_metrics();
-    let address = settings.ingress.address;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let ingress = Ingress::bind(&settings).await?;
     let publisher = Queue::open(&settings.queue, "rollcall-ingress")?.publisher().await?;
 
     let drained = CancellationToken::new();
-    let admin_address = admin.local_addr()?;
+    let (address, admin_address) = (ingress.address(), admin.local_addr()?);
     let admin = tokio::spawn(admin.serve(readiness(publisher.clone(), stop.clone()), drained.clone()));
-    let verifier = Verifier::new(settings.server_keys());
-    let timeouts = Timeouts::default();
-    let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), timeouts.body);
-    let server = Server::new(webhooks, timeouts, connection_limit(settings.ingress.max_connections));
-    info!(address = %listener.local_addr()?, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
-
-    server.run(listener, stop, settings.ingress.drain_timeout).await;
-    publisher.close().await;
+    info!(%address, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
+    ingress.run(&settings, &publisher, stop).await;
     drained.cancel();
     admin.await.context("the admin address failed")?;
     info!("The ingress has stopped.");
@@ -69,21 +55,4 @@ fn readiness(publisher: Publisher, stop: CancellationToken) -> impl Fn() -> Resu
         Some(obstacle) => Err(obstacle.into()),
         None => Ok("ready".into()),
     }
-}
-
-/// As many connections as the settings say and the process may have files for, which is made as many as can be.
-fn connection_limit(wanted: usize) -> usize {
-    let files = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum }) {
-        warn!(%error, "The limit of open files cannot be raised.");
-    }
-    let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
-    let possible = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).max(1);
-    if possible < wanted {
-        warn!(
-            possible,
-            wanted, "The limit of open files (ulimit -n) allows fewer connections than ingress.max_connections."
-        );
-    }
-    wanted.min(possible)
 }

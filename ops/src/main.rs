@@ -6,6 +6,7 @@ mod demo;
 mod migrate;
 mod output;
 mod send;
+mod up;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(up::Args),
     Migrate(migrate::Args),
     Send(Box<send::Args>),
     Demo(demo::Args),
@@ -39,6 +41,7 @@ async fn main() -> ExitCode {
     rollcall_shared::tls::use_ring();
     let config = cli.config.as_deref();
     let outcome = match cli.command {
+        Command::Up(args) => up::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
         Command::Demo(args) => demo::run(args, config).await,

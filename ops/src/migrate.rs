@@ -13,10 +13,7 @@ use rollcall_shared::store::entity::{
     course, course_live_session, course_staff, live_session_interval, live_session_recording, live_session_start,
     live_session_user,
 };
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityName, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityName, Statement};
 
 use crate::output;
 
@@ -55,7 +52,7 @@ enum Action {
 pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let url = match args.database {
         Some(url) => url,
-        None => Settings::load(config)?.database_url()?.clone(),
+        None => Settings::load(config)?.database.url,
     };
     match args.action.unwrap_or(Action::Up) {
         Action::Up => {
@@ -118,9 +115,7 @@ async fn connect(url: &SecretUrl) -> Result<DatabaseConnection> {
 /// One transaction for everything, which only one process at a time can have: sea-orm takes no lock of its own, so two
 /// would both find a migration pending. Both databases can take table definitions back.
 async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let options =
-        TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
-    let transaction = db.begin_with_options(options).await?;
+    let transaction = store::begin(db).await?;
     if db.get_database_backend() == DbBackend::Postgres {
         transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;
     }

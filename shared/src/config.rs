@@ -61,18 +61,18 @@ pub struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
-    /// `amqp://user:password@host:5672/vhost`, or `amqps://…`.
+    /// `sqlite://path` for a file on this machine, or RabbitMQ: `amqp://user:password@host:5672/vhost`, `amqps://…`.
     pub url: SecretUrl,
     /// What every exchange and queue is named after, so that two installations can share a broker.
     pub prefix: String,
 }
 
 /// `[database]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Database {
     /// `postgres://user:password@host/name?sslmode=…`, or `sqlite://path`.
-    pub url: Option<SecretUrl>,
+    pub url: SecretUrl,
 }
 
 /// `[storage]`
@@ -250,15 +250,22 @@ impl TryFrom<String> for LogFormat {
 
 impl Default for Queue {
     fn default() -> Self {
-        // Where a RabbitMQ listens that nobody has configured.
-        let url = SecretUrl::parse("amqp://guest:guest@127.0.0.1:5672/%2f").expect("a constant URL parses");
+        let url = SecretUrl::parse("sqlite://data/queue.db").expect("a constant URL parses");
         Self { url, prefix: "rollcall".into() }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { url: SecretUrl::parse("sqlite://data/rollcall.db").expect("a constant URL parses") }
     }
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { url: Url::parse("file:///var/lib/rollcall/media").expect("a constant URL parses") }
+        // Beside the queue and the database.
+        let folder = std::path::absolute("data/media").unwrap_or_else(|_| "/var/lib/rollcall/media".into());
+        Self { url: Url::from_file_path(folder).expect("the path is absolute") }
     }
 }
 
@@ -380,6 +387,17 @@ impl SecretUrl {
         self.0.expose_secret()
     }
 
+    /// The file that a `sqlite://` URL names: `sqlite://data/queue.db` is in the working directory, `sqlite:///srv/queue.db` is
+    /// not.
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        let path = self.expose().strip_prefix("sqlite://")?;
+        Some(path.split('?').next().unwrap_or(path).into())
+    }
+
+    fn is_file(&self) -> bool {
+        self.sqlite_path().is_some_and(|path| path.file_name().is_some())
+    }
+
     fn starts_with(&self, schemes: &[&str]) -> bool {
         schemes.iter().any(|scheme| self.expose().starts_with(scheme))
     }
@@ -424,14 +442,6 @@ pub enum ConfigError {
         /// Its value, without any password.
         value: String,
         /// What it may be instead.
-        allowed: &'static str,
-    },
-    /// A setting that this program needs is not there.
-    #[error("setting {name} is missing: {allowed}")]
-    Missing {
-        /// The setting's name.
-        name: &'static str,
-        /// What it may be.
         allowed: &'static str,
     },
 }
@@ -489,20 +499,20 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         check(
-            self.queue.url.starts_with(&["amqp://", "amqps://"]),
+            self.queue.url.starts_with(&["amqp://", "amqps://"]) || self.queue.url.is_file(),
             "queue.url",
             &self.queue.url,
-            "it is amqp://user:password@host:5672/%2f or amqps://…, with %2f for the virtual host /",
+            "it is sqlite:// and the path of a file on this machine, or amqp://user:password@host:5672/%2f or amqps://…, \
+             with %2f for the virtual host /",
         )?;
         check(is_name(&self.queue.prefix), "queue.prefix", &self.queue.prefix, NAME)?;
-        if let Some(url) = &self.database.url {
-            check(
-                url.starts_with(&["postgres://", "postgresql://", "sqlite://"]),
-                "database.url",
-                url,
-                "it starts with postgres:// or sqlite://",
-            )?;
-        }
+        let database = &self.database.url;
+        check(
+            database.starts_with(&["postgres://", "postgresql://"]) || database.is_file(),
+            "database.url",
+            database,
+            "it is sqlite:// and the path of a file on this machine, or postgres://user:password@host/name",
+        )?;
         let storage = &self.storage.url;
         check(
             storage.scheme() == "file" && storage.to_file_path().is_ok(),
@@ -568,17 +578,6 @@ impl Settings {
             )?;
         }
         Ok(())
-    }
-
-    /// The database's URL, for a program that needs one.
-    ///
-    /// # Errors
-    /// The setting is missing.
-    pub fn database_url(&self) -> Result<&SecretUrl, ConfigError> {
-        self.database
-            .url
-            .as_ref()
-            .ok_or(ConfigError::Missing { name: "database.url", allowed: "it starts with postgres:// or sqlite://" })
     }
 
     /// The delays before an event that a worker failed at is tried again.

@@ -67,7 +67,7 @@ async fn database(
     worker: WorkerName,
     obstacles: &Obstacles,
 ) -> anyhow::Result<DatabaseConnection> {
-    let url = settings.database_url()?;
+    let url = &settings.database.url;
     obstacles.add(NO_DATABASE);
     let db = loop {
         match store::connect(url, program::connections(worker, settings)).await {

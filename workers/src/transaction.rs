@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use rollcall_shared::store::{self, ErrorKind};
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -47,7 +47,7 @@ async fn once<T, F: Future<Output = Result<T, Failure>>>(
     db: &DatabaseConnection,
     work: &impl Fn(Arc<DatabaseTransaction>) -> F,
 ) -> Result<T, Failure> {
-    let tx = Arc::new(db.begin().await?);
+    let tx = Arc::new(store::begin(db).await?);
     let done = work(tx.clone()).await?;
     let tx = Arc::into_inner(tx).ok_or_else(|| Failure::Permanent(anyhow!("a rule has kept its transaction")))?;
     tx.commit().await?;

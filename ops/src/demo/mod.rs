@@ -78,7 +78,7 @@ impl Args {
             return Ok(Services { queue: queue.clone(), database: database.clone() });
         }
         let settings = Settings::load(config).context("without --queue and --database the settings are needed")?;
-        let database = self.database.as_ref().map_or_else(|| settings.database_url(), Ok)?.clone();
+        let database = self.database.clone().unwrap_or(settings.database.url);
         Ok(Services { queue: self.queue.clone().unwrap_or(settings.queue.url), database })
     }
 }

@@ -6,6 +6,7 @@
 
 mod amqp;
 mod delivery;
+mod embedded;
 mod message;
 
 use std::sync::Arc;
@@ -37,7 +38,10 @@ impl Queue {
     /// # Errors
     /// The URL names none.
     pub fn open(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
-        Ok(Self(Arc::new(amqp::Amqp::new(settings, name)?)))
+        Ok(Self(match settings.url.sqlite_path() {
+            Some(path) => Arc::new(embedded::Embedded::new(path)),
+            None => Arc::new(amqp::Amqp::new(settings, name)?),
+        }))
     }
 
     /// The ingress's side: it is there as soon as this returns, or tries on in the background.
@@ -113,6 +117,9 @@ pub enum PublishError {
     /// The connection went away with the message on it.
     #[error("the connection to the broker was lost: {0}")]
     Lost(String),
+    /// The file that holds the queue has no room, or cannot be written to.
+    #[error("{0}")]
+    Storage(String),
 }
 
 /// Why the broker cannot be used.
@@ -142,6 +149,19 @@ pub enum QueueError {
         /// What the broker said.
         reason: String,
     },
+    /// The file that holds the queue cannot be used: waiting does not help.
+    #[error("the queue file {path} cannot be used: {reason}; {way_out}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        way_out: &'static str,
+    },
+    /// The file that holds the queue could not be written to just now.
+    #[error("{0}")]
+    Storage(String),
     /// The broker is not there, or went away: it is tried again.
     #[error("the broker at {url} cannot be reached: {reason}")]
     Unavailable {
@@ -155,6 +175,15 @@ pub enum QueueError {
 impl QueueError {
     /// Whether it is no use to try again without changing something.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Unavailable { .. })
+        !matches!(self, Self::Unavailable { .. } | Self::Storage(_))
+    }
+}
+
+/// Which machine a dead letter died on.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "unknown".to_owned(),
+        name => name.to_owned(),
     }
 }

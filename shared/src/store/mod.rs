@@ -4,7 +4,11 @@ pub mod entity;
 
 use std::time::Duration;
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
+};
+use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, Error as SqlxError, PgConnection};
 use tokio::time::timeout;
 
@@ -12,6 +16,9 @@ use crate::config::SecretUrl;
 
 /// How long to wait for a connection, from the pool or to the server, before the database counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a process waits for another that writes to the same file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a connection may cost the others: a worker whose machine died in a transaction holds its locks no longer than this.
 const POSTGRES_LIMITS: [(&str, &str); 3] =
@@ -22,16 +29,21 @@ const POSTGRES_LIMITS: [(&str, &str); 3] =
 /// # Errors
 /// It cannot be reached, or refuses the user. The error has no password in it.
 pub async fn connect(url: &SecretUrl, connections: u32) -> Result<DatabaseConnection, DbErr> {
-    if url.expose().starts_with("postgres") {
+    let is_file = url.sqlite_path().is_some();
+    if !is_file {
         try_once(url).await?;
     }
     let mut options = ConnectOptions::new(url.expose());
     options
-        .max_connections(connections)
+        // Only one can write to a file at a time: in one connection they wait in turn, which SQLite itself does not see to.
+        .max_connections(if is_file { 1 } else { connections })
         .connect_timeout(CONNECT_TIMEOUT)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .map_sqlx_postgres_opts(|options| options.options(POSTGRES_LIMITS))
+        .map_sqlx_sqlite_opts(|options| {
+            options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT)
+        })
         .sqlx_logging(false);
     Database::connect(options).await
 }
@@ -42,6 +54,17 @@ async fn try_once(url: &SecretUrl) -> Result<(), DbErr> {
     let connected = timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose())).await;
     let connection = connected.unwrap_or(Err(SqlxError::PoolTimedOut)).map_err(failed)?;
     connection.close().await.map_err(failed)
+}
+
+/// Begins a transaction that will write: of two on one SQLite file, the second waits here, for one that has read already and
+/// then wants to write cannot wait any more.
+///
+/// # Errors
+/// As of any statement.
+pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let options =
+        TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+    db.begin_with_options(options).await
 }
 
 /// Whether the database answers.

@@ -40,7 +40,7 @@ impl Worker for Poisoned {
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::load(Some(&Arguments::parse().config))?;
     telemetry::init(&settings.log)?;
-    let db = store::connect(settings.database_url()?, 4).await?;
+    let db = store::connect(&settings.database.url, 4).await?;
     let worker = Poisoned(Attendance::new(&settings, db.clone()));
     let queue = Queue::open(&settings.queue, "rollcall-poisoned-worker")?;
     let surroundings = Surroundings { queue, db, obstacles: Obstacles::default() };

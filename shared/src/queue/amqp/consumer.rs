@@ -26,7 +26,7 @@ use super::properties;
 use super::topology::Topology;
 use crate::event::WorkerName;
 use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
-use crate::queue::{Message, QueueError};
+use crate::queue::{Message, QueueError, host};
 
 /// How often to look whether the channel for moves is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -384,13 +384,4 @@ fn delivered(
 fn set_aside(delivery: Delivery) {
     info!(message_id = %delivery.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
     delivery.move_to(Destination::Suspects);
-}
-
-/// Which machine a dead letter died on.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "unknown".to_owned(),
-        name => name.to_owned(),
-    }
 }

@@ -1,0 +1,72 @@
+//! The ingress from its settings to its end: what `rollcall-ingress` runs, and `rollcall up` beside the workers.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use rollcall_shared::config::Settings;
+use rollcall_shared::queue::Publisher;
+use rollcall_shared::signature::Verifier;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::Timeouts;
+use crate::server::Server;
+use crate::webhook::Webhooks;
+
+/// The open files that are not connections: listeners, the broker, the log, the admin's own connections.
+const OTHER_FILES: usize = 100;
+
+/// An ingress that has its address, and answers nobody yet.
+pub struct Ingress {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Ingress {
+    /// Takes the address.
+    ///
+    /// # Errors
+    /// Somebody else has it, or it is not ours to take.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let address = settings.ingress.address;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address} (ingress.address): does another Rollcall run there?")
+        })?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes webhooks in until `stop`; when this returns, everything that was accepted is durable.
+    pub async fn run(self, settings: &Settings, publisher: &Publisher, stop: CancellationToken) {
+        let verifier = Verifier::new(settings.server_keys());
+        let timeouts = Timeouts::default();
+        let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), timeouts.body);
+        let server = Server::new(webhooks, timeouts, connection_limit(settings.ingress.max_connections));
+        server.run(self.listener, stop, settings.ingress.drain_timeout).await;
+        publisher.close().await;
+    }
+}
+
+/// As many connections as the settings say and the process may have files for, which is made as many as can be.
+fn connection_limit(wanted: usize) -> usize {
+    let files = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum }) {
+        warn!(%error, "The limit of open files cannot be raised.");
+    }
+    let Some(files) = getrlimit(Resource::Nofile).current else { return wanted };
+    let possible = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).max(1);
+    if possible < wanted {
+        warn!(
+            possible,
+            wanted, "The limit of open files (ulimit -n) allows fewer connections than ingress.max_connections."
+        );
+    }
+    wanted.min(possible)
+}

@@ -1,0 +1,175 @@
+//! `rollcall up`: the ingress and every worker in one process, for one machine.
+//!
+//! What it needs and is not there, it makes: the queue's file, the database and its tables, the folder of recordings. Its parts
+//! are the same as the programs of their own, and share nothing but the queue and the database.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use rollcall_ingress::program::Ingress;
+use rollcall_shared::config::Settings;
+use rollcall_shared::event::{UnknownWorker, WorkerName};
+use rollcall_shared::queue::{Publisher, Queue};
+use rollcall_shared::store;
+use rollcall_shared::telemetry::admin::Admin;
+use rollcall_shared::telemetry::obstacles::Obstacles;
+use rollcall_shared::{shutdown, telemetry};
+use rollcall_workers::program::{self, Surroundings};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{migrate, output};
+
+/// Run everything in one process: the ingress and all workers.
+///
+/// Without any settings it keeps its queue, its database and its recordings under data/ in the working directory, needs nothing
+/// but ffmpeg, and says what to tell it and PlugNMeet. Stops on Ctrl-C, after what it has begun.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave out all parts but these: ingress, attendance, rooms, recordings.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// What can run by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Ingress,
+    Worker(WorkerName),
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let worker = || name.parse().map(Self::Worker);
+        let unknown =
+            |_: UnknownWorker| format!("it is one of ingress, {}", WorkerName::ALL.map(WorkerName::as_str).join(", "));
+        if name == "ingress" { Ok(Self::Ingress) } else { worker().map_err(unknown) }
+    }
+}
+
+impl Args {
+    fn has(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
+pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
+    let settings = Settings::load(config).context("the settings cannot be used")?;
+    telemetry::init(&settings.log)?;
+    let stop = shutdown::on_signals().context("cannot listen for signals")?;
+    // Addresses first: if another one runs here, nothing was touched.
+    let ingress = if args.has(Part::Ingress) { Some(Ingress::bind(&settings).await?) } else { None };
+    let admin = Admin::bind(settings.ingress.admin_address).await?;
+    rollcall_ingress::describe_metrics();
+
+    let queue = Queue::open(&settings.queue, "rollcall up")?;
+    let publisher = queue.publisher().await?;
+    migrate::up(&settings.database.url).await?;
+    let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
+    let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
+    let admin = tokio::spawn(admin.serve(readiness, drained.clone()));
+
+    let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
+    let running = start_workers(&workers, &settings, &queue, &obstacles, &stop).await?;
+    if let Some(ingress) = ingress {
+        output::print(Welcome { settings: &settings, address: ingress.address() })?;
+        ingress.run(&settings, &publisher, stop.clone()).await;
+    }
+    let ended = until_all_end(running, &stop).await;
+    drained.cancel();
+    admin.await.context("the admin address failed")?;
+    ended?;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn start_workers(
+    workers: &[WorkerName],
+    settings: &Settings,
+    queue: &Queue,
+    obstacles: &Obstacles,
+    stop: &CancellationToken,
+) -> Result<JoinSet<Result<()>>> {
+    let mut running = JoinSet::new();
+    if workers.is_empty() {
+        return Ok(running);
+    }
+    let connections = workers.iter().map(|worker| program::connections(*worker, settings)).sum();
+    let db = store::connect(&settings.database.url, connections)
+        .await
+        .with_context(|| format!("the database at {} cannot be used", settings.database.url))?;
+    for worker in workers.iter().copied() {
+        let (settings, stop) = (settings.clone(), stop.clone());
+        let surroundings = Surroundings { queue: queue.clone(), db: db.clone(), obstacles: obstacles.clone() };
+        running.spawn(async move {
+            let ended = program::run(worker, &settings, surroundings, stop.clone()).await;
+            // What one cannot go on without, the others are not to hide: whoever supervises this starts it again.
+            stop.cancel();
+            ended.with_context(|| format!("the worker {worker} has ended"))
+        });
+    }
+    Ok(running)
+}
+
+async fn until_all_end(mut running: JoinSet<Result<()>>, stop: &CancellationToken) -> Result<()> {
+    let mut first = Ok(());
+    while let Some(ended) = running.join_next().await {
+        let ended = ended.context("a worker panicked").and_then(|ended| ended);
+        stop.cancel();
+        first = first.and(ended);
+    }
+    first
+}
+
+fn readiness(
+    publisher: Publisher,
+    obstacles: Obstacles,
+    stop: CancellationToken,
+) -> impl Fn() -> Result<String, String> {
+    move || match publisher.obstacle() {
+        _ if stop.is_cancelled() => Err("draining".into()),
+        Some(obstacle) => Err(obstacle.into()),
+        None => obstacles.check().map(|()| "ready".into()),
+    }
+}
+
+/// What to tell Rollcall, and what to tell PlugNMeet.
+struct Welcome<'a> {
+    settings: &'a Settings,
+    address: SocketAddr,
+}
+
+impl fmt::Display for Welcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.settings.ingress.paths.first().map_or("", String::as_str);
+        let url = format!("http://{}{path}", reachable(self.address));
+        if self.settings.plugnmeet.is_empty() {
+            write!(
+                f,
+                "No PlugNMeet server is set, so every webhook will be refused. Put this into rollcall.toml and start again:\n\n\
+                 [plugnmeet.main]\n\
+                 url = \"https://meet.example.org\"   # where PlugNMeet is\n\
+                 api_key = \"…\"                      # client.api_key of its config.yaml\n\
+                 api_secret = \"…\"                   # client.secret\n\n"
+            )?;
+        }
+        write!(
+            f,
+            "Webhooks are taken at {url}. In PlugNMeet's config.yaml, with this machine's name if PlugNMeet is on another:\n\n\
+             client:\n  webhook_conf:\n    enable: true\n    url: \"{url}\"\n"
+        )
+    }
+}
+
+/// What listens everywhere is reached here.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    SocketAddr::new(ip, address.port())
+}

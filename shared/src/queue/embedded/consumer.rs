@@ -1,0 +1,288 @@
+//! Deliveries out of the file: taken for a holder, given to the worker's lanes, and settled by the writer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::holder::{self, Holder};
+use super::messages::{self, Death, Place, Stored};
+use super::writer::{Store, StoreError};
+use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
+use crate::queue::{DeadKind, QueueError, host};
+
+/// How often to look whether another process has written.
+const LOOK_FOR_OTHERS: Duration = Duration::from_millis(50);
+/// How often to look for what is due, who is gone, and suspects.
+const LOOK_FOR_THE_REST: Duration = Duration::from_millis(250);
+/// How often a message may take the process that has it, alone, along: as often as on RabbitMQ.
+const MOST_DEATHS: i64 = 3;
+/// How long to wait before trying again what the file would not take.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What the worker is not ready for.
+const UNREADABLE: &str = "the queue file cannot be read";
+
+/// Begins to take deliveries.
+///
+/// # Errors
+/// The file cannot be used.
+pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Result<Consumer, QueueError> {
+    let holder = Holder::new(&store.file.holders()).map_err(|error| store.file.unwritable(&error))?;
+    let reader = store.file.connect().await.map_err(|error| store.file.unusable(&error))?;
+    let (to_main, main) = Lane::new(subscription.prefetch);
+    let (to_suspects, suspects) = Suspects::new();
+    let origin = Arc::new(FileOrigin {
+        store,
+        queues: Queues::of(subscription.worker.as_str()),
+        host: host(),
+        deliveries: TaskTracker::new(),
+        settled: Arc::new(Notify::new()),
+    });
+    let intake = Intake { origin, holder, reader, subscription, read_up_to: 0, more: true, data_version: 0 };
+    let closed = tokio::spawn(intake.run(to_main, to_suspects));
+    Ok(Consumer { main, suspects, closed })
+}
+
+/// A worker's queues.
+#[derive(Debug, Clone)]
+struct Queues {
+    own: String,
+    retry: String,
+    suspect: String,
+    dead: String,
+}
+
+impl Queues {
+    fn of(worker: &str) -> Self {
+        let named = |part: &str| format!("{worker}{part}");
+        Self { own: named(""), retry: named(".retry"), suspect: named(".suspect"), dead: named(".dead") }
+    }
+
+    fn place(&self, destination: Destination, host: &str) -> Place {
+        let (queue, due_at) = match destination {
+            Destination::Later(delay) => {
+                let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
+                (&self.retry, Utc::now().checked_add_signed(delay))
+            }
+            Destination::Queue => (&self.own, None),
+            Destination::Suspects => (&self.suspect, None),
+            Destination::Dead(_) => (&self.dead, None),
+        };
+        let death = match destination {
+            Destination::Dead(kind) => Some(Death { kind, host: host.to_owned() }),
+            _ => None,
+        };
+        Place { queue: queue.clone(), due_at, death }
+    }
+}
+
+/// What is told how deliveries were settled.
+#[derive(Debug)]
+struct FileOrigin {
+    store: Arc<Store>,
+    queues: Queues,
+    host: String,
+    deliveries: TaskTracker,
+    /// Told when there may be room for more deliveries.
+    settled: Arc<Notify>,
+}
+
+impl Origin for FileOrigin {
+    fn ack(&self, tags: BTreeSet<u64>) -> BoxFuture<'_, ()> {
+        let seqs: Arc<[i64]> = tags.into_iter().map(u64::cast_signed).collect();
+        Box::pin(async move {
+            until_written(|| {
+                let seqs = seqs.clone();
+                self.store.write(|tx| Box::pin(async move { messages::delete(tx, seqs.iter().copied()).await }))
+            })
+            .await;
+            self.settled.notify_one();
+        })
+    }
+
+    fn move_to(&self, delivery: Delivery, destination: Destination) {
+        let place = Arc::new(self.queues.place(destination, &self.host));
+        let (store, settled) = (self.store.clone(), self.settled.clone());
+        tokio::spawn(async move {
+            until_written(|| {
+                let (place, message, seq) = (place.clone(), delivery.message.clone(), delivery.tag.cast_signed());
+                store.write(move |tx| Box::pin(async move { messages::move_to(tx, seq, &message, &place).await }))
+            })
+            .await;
+            drop(delivery);
+            store.changed();
+            settled.notify_one();
+        });
+    }
+}
+
+/// What is not written stays with who has it, and is written as soon as the file takes it.
+async fn until_written<F: Future<Output = Result<(), StoreError>>>(write: impl Fn() -> F) {
+    while let Err(error) = write().await {
+        if matches!(error, StoreError::Stopping) {
+            return;
+        }
+        warn!(%error, "a delivery could not be settled, will try again");
+        sleep(AGAIN).await;
+    }
+}
+
+/// What keeps the deliveries coming.
+struct Intake {
+    origin: Arc<FileOrigin>,
+    holder: Holder,
+    /// To look without waiting for the writer.
+    reader: SqliteConnection,
+    subscription: Subscription,
+    /// The last of the worker's own queue that was seen: those before it are somebody's, or were.
+    read_up_to: i64,
+    /// Whether there may be any behind it.
+    more: bool,
+    data_version: i64,
+}
+
+impl Intake {
+    async fn run(mut self, main: mpsc::Sender<Delivery>, mut suspects: SuspectSource) {
+        info!(worker = %self.subscription.worker, "taking deliveries");
+        let (stop, settled) = (self.subscription.stop.clone(), self.origin.settled.clone());
+        let mut changes = self.origin.store.changes();
+        let mut others = every(LOOK_FOR_OTHERS);
+        let mut rest = every(LOOK_FOR_THE_REST);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = changes.changed() => self.more = true,
+                () = settled.notified() => {}
+                _ = others.tick() => self.look_for_others().await,
+                _ = rest.tick() => self.look_after_the_rest(&suspects).await,
+                Some(ask) = suspects.asks.recv() => self.give_suspect(ask, &suspects).await,
+            }
+            self.fill(&main).await;
+        }
+        drop((main, suspects));
+        self.origin.deliveries.close();
+        self.origin.deliveries.wait().await;
+        // A delivery that was dropped unsettled.
+        self.give_back(self.holder.name.clone()).await;
+    }
+
+    /// Takes as much as may be unsettled at once, when there is room for half of that.
+    async fn fill(&mut self, main: &mpsc::Sender<Delivery>) {
+        let prefetch = usize::from(self.subscription.prefetch);
+        let room = prefetch.saturating_sub(self.origin.deliveries.len());
+        if !self.more || room < prefetch.div_ceil(2) {
+            return;
+        }
+        let taken = self.take(self.origin.queues.own.clone(), self.read_up_to, room).await;
+        self.more = taken.len() == room;
+        self.read_up_to = taken.last().map_or(self.read_up_to, |last| last.seq);
+        for stored in taken {
+            // A worker that has gone does not take it: it comes back when this ends.
+            drop(main.send(self.delivery(stored)).await);
+        }
+    }
+
+    async fn give_suspect(&mut self, ask: oneshot::Sender<Delivery>, suspects: &SuspectSource) {
+        match self.take(self.origin.queues.suspect.clone(), 0, 1).await.pop() {
+            Some(stored) => drop(ask.send(self.delivery(stored))),
+            None => suspects.tell(false),
+        }
+    }
+
+    async fn take(&self, queue: String, after: i64, most: usize) -> Vec<Stored> {
+        let holder = self.holder.name.clone();
+        let taken = self
+            .origin
+            .store
+            .write(move |tx| Box::pin(async move { messages::take(tx, &queue, &holder, after, most).await }));
+        // The writer has said why.
+        taken.await.unwrap_or_default()
+    }
+
+    fn delivery(&self, stored: Stored) -> Delivery {
+        Delivery {
+            message: stored.message,
+            tag: stored.seq.cast_unsigned(),
+            origin: self.origin.clone(),
+            _unsettled: self.origin.deliveries.token(),
+        }
+    }
+
+    async fn look_for_others(&mut self) {
+        if let Ok(version) = messages::data_version(&mut self.reader).await {
+            self.more |= std::mem::replace(&mut self.data_version, version) != version;
+        }
+    }
+
+    /// What is due, who is gone, and whether suspects wait.
+    async fn look_after_the_rest(&mut self, suspects: &SuspectSource) {
+        let looked = self.try_to_look_after_the_rest(suspects).await;
+        match looked {
+            Ok(()) => self.subscription.obstacles.remove(UNREADABLE),
+            Err(error) => {
+                warn!(%error, "the queue file cannot be read, will try again");
+                self.subscription.obstacles.add(UNREADABLE);
+            }
+        }
+    }
+
+    async fn try_to_look_after_the_rest(&mut self, suspects: &SuspectSource) -> sqlx::Result<()> {
+        let Queues { own, retry, suspect, .. } = self.origin.queues.clone();
+        if messages::has_due(&mut self.reader, &retry).await? {
+            let moved =
+                self.origin.store.write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, &own).await }));
+            self.more |= moved.await.is_ok();
+        }
+        let folder = self.origin.store.file.holders();
+        for holder in messages::holders(&mut self.reader).await? {
+            if holder != self.holder.name && holder::is_gone(&folder, &holder) {
+                self.give_back(holder.clone()).await;
+                holder::forget(&folder, &holder);
+            }
+        }
+        suspects.tell(messages::has_any(&mut self.reader, &suspect).await?);
+        Ok(())
+    }
+
+    /// What one who is gone had: taken alone from now on, or dead, if it has taken its holder along too often.
+    async fn give_back(&self, holder: String) {
+        let host = self.origin.host.clone();
+        let given = self.origin.store.write(move |tx| {
+            Box::pin(async move {
+                for stored in messages::held_by(tx, &holder).await? {
+                    info!(message_id = %stored.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
+                    give_back_one(tx, stored, &host).await?;
+                }
+                Ok(())
+            })
+        });
+        if given.await.is_err() {
+            warn!("what came back waits for the file to be written to");
+        }
+    }
+}
+
+async fn give_back_one(tx: &mut SqliteConnection, stored: Stored, host: &str) -> sqlx::Result<()> {
+    let worker = stored.queue.split('.').next().unwrap_or_default();
+    let queues = Queues::of(worker);
+    let deaths = stored.deaths + i64::from(stored.queue == queues.suspect);
+    if deaths <= MOST_DEATHS {
+        return messages::relocate(tx, stored.seq, &queues.suspect, deaths).await;
+    }
+    let message = stored.message.failed(&format!("the process that had it, and nothing else, died: {deaths} times"));
+    messages::move_to(tx, stored.seq, &message, &queues.place(Destination::Dead(DeadKind::Poison), host)).await
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

@@ -1,0 +1,189 @@
+//! The file: opened or made, and not touched if it is not ours to touch.
+
+use std::fs::{self, File as LockFile};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+
+use super::writer::StoreError;
+use crate::queue::QueueError;
+
+/// "Roll", in a SQLite file's header: whose file it is.
+const APPLICATION_ID: i64 = 0x526f_6c6c;
+/// The schema that this program makes and knows.
+const VERSION: i64 = 1;
+/// How long another process may hold the file's write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest file, in bytes, that is read through for damage before it is used: longer takes too long.
+const CHECKED_SIZE: u64 = 64 * 1024 * 1024;
+
+const SCHEMA: &str = "
+CREATE TABLE message (
+    -- Never given out twice: a lower one that comes later would not be seen by who has read past it.
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue TEXT NOT NULL,
+    -- Times are milliseconds since 1970. When it goes back to its worker's queue; only where it waits for that.
+    due_at INTEGER,
+    -- How often whoever had it, alone, died with it.
+    deaths INTEGER NOT NULL DEFAULT 0,
+    id TEXT NOT NULL,
+    event_id TEXT,
+    event TEXT NOT NULL,
+    source TEXT NOT NULL,
+    room_id TEXT,
+    received_at INTEGER NOT NULL,
+    traceparent TEXT,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    first_failed_at INTEGER,
+    last_error TEXT,
+    -- Of what is dead.
+    dead_kind TEXT,
+    last_failed_at INTEGER,
+    host TEXT,
+    body BLOB NOT NULL
+);
+CREATE INDEX message_by_queue ON message (queue);
+CREATE INDEX message_by_due_at ON message (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE lease (
+    seq INTEGER PRIMARY KEY,
+    holder TEXT NOT NULL
+);
+";
+
+/// A queue file that is ours and whole.
+#[derive(Debug, Clone)]
+pub(super) struct File {
+    path: PathBuf,
+}
+
+impl File {
+    /// Opens the file, or makes it where there is none.
+    ///
+    /// # Errors
+    /// It cannot be used. Nothing in it was changed.
+    pub(super) async fn open(path: &Path) -> Result<Self, QueueError> {
+        let file = Self { path: path.to_owned() };
+        // One process at a time: switching a fresh file to its write-ahead log does not wait for others.
+        let locked = file.lock_for_opening().map_err(|error| file.unwritable(&error))?;
+        file.prepare().await?;
+        drop(locked);
+        Ok(file)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the locks are that say which processes are alive.
+    pub(super) fn holders(&self) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push("-holders");
+        path.into()
+    }
+
+    /// A connection of one's own.
+    pub(super) async fn connect(&self) -> sqlx::Result<SqliteConnection> {
+        self.options().pragma("synchronous", "FULL").pragma("wal_autocheckpoint", "4000").connect().await
+    }
+
+    fn options(&self) -> SqliteConnectOptions {
+        SqliteConnectOptions::new()
+            .filename(&self.path)
+            .busy_timeout(BUSY_TIMEOUT)
+            .create_if_missing(true)
+            .row_buffer_size(512)
+            .disable_statement_logging()
+    }
+
+    fn lock_for_opening(&self) -> io::Result<LockFile> {
+        fs::create_dir_all(self.holders())?;
+        let lock = LockFile::create(self.holders().join("opening"))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    async fn prepare(&self) -> Result<(), QueueError> {
+        let mut connection = self.options().connect().await.map_err(|error| self.unusable(&error))?;
+        self.prepare_on(&mut connection).await?;
+        connection.close().await.map_err(|error| self.unusable(&error))
+    }
+
+    async fn prepare_on(&self, connection: &mut SqliteConnection) -> Result<(), QueueError> {
+        let failed = |error| self.unusable(&error);
+        let ours = number(connection, "PRAGMA application_id").await.map_err(failed)?;
+        let version = number(connection, "PRAGMA user_version").await.map_err(failed)?;
+        let tables = number(connection, "SELECT count(*) FROM sqlite_master").await.map_err(failed)?;
+        match (ours, version) {
+            (0, 0) if tables == 0 => self.create(connection).await.map_err(failed),
+            (APPLICATION_ID, VERSION) => self.check(connection).await,
+            (APPLICATION_ID, newer) => Err(self.error(
+                format!("it is of a newer Rollcall (version {newer}, and this one knows {VERSION})"),
+                "run that one, or let it work the queue off first",
+            )),
+            _ => Err(self.error("it is a SQLite file of another program", "choose another file")),
+        }
+    }
+
+    async fn create(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut *connection).await?;
+        let mut tx = connection.begin().await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
+        let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *tx).await?;
+        tx.commit().await
+    }
+
+    async fn check(&self, connection: &mut SqliteConnection) -> Result<(), QueueError> {
+        if fs::metadata(&self.path).is_ok_and(|file| file.len() > CHECKED_SIZE) {
+            return Ok(());
+        }
+        let found = sqlx::query("PRAGMA quick_check(1)").fetch_one(connection).await;
+        let found: String = found.and_then(|row| row.try_get(0)).map_err(|error| self.unusable(&error))?;
+        if found == "ok" { Ok(()) } else { Err(self.damaged(found)) }
+    }
+
+    /// What SQLite says about a file that cannot be used, and what to do.
+    pub(super) fn unusable(&self, error: &sqlx::Error) -> QueueError {
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+        match primary_code(&code) {
+            // SQLITE_PERM, READONLY, IOERR, CANTOPEN.
+            Some(3 | 8 | 10 | 14) => self.unwritable(error),
+            Some(11) => self.damaged(error.to_string()),
+            Some(13) => self.error("the disk is full", "make room on it"),
+            Some(26) => self.error("it is no SQLite file, or its first page is damaged", KEEP_ASIDE),
+            _ => self.error(error.to_string(), "look what else uses it"),
+        }
+    }
+
+    /// A statement that failed on it.
+    pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
+        StoreError::Failed { path: self.path.clone(), reason: error.to_string() }
+    }
+
+    pub(super) fn unwritable(&self, error: &dyn std::fmt::Display) -> QueueError {
+        self.error(format!("it cannot be written to ({error})"), "let this user write there, or choose another file")
+    }
+
+    fn damaged(&self, found: String) -> QueueError {
+        self.error(format!("it is damaged ({found})"), KEEP_ASIDE)
+    }
+
+    fn error(&self, reason: impl Into<String>, way_out: &'static str) -> QueueError {
+        QueueError::File { path: self.path.display().to_string(), reason: reason.into(), way_out }
+    }
+}
+
+const KEEP_ASIDE: &str = "move it aside with its -wal and start again; \
+    `sqlite3 FILE .recover` gets back what can be had of the events in it";
+
+/// SQLite's result codes carry more in their upper bits.
+pub(super) fn primary_code(code: &str) -> Option<u32> {
+    code.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
+async fn number(connection: &mut SqliteConnection, statement: &'static str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(statement).fetch_one(connection).await
+}

@@ -1,0 +1,52 @@
+//! Who is alive. Whoever takes deliveries holds a lock on a file of its own for as long as it lives: the kernel lets it go
+//! whichever way it dies, at once, and never while it is merely slow.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+/// One that takes deliveries: as long as it is not dropped, what it has is its own.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) name: String,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Holder {
+    /// Makes a lock file in `folder`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(super) fn new(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let name = Uuid::now_v7().to_string();
+        let path = folder.join(&name);
+        let lock = File::create_new(&path)?;
+        lock.lock()?;
+        Ok(Self { name, path, _lock: lock })
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // Left where it is, it would be found unlocked, which means the same.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether the holder of this name is gone. Where that cannot be told, it is not.
+pub(super) fn is_gone(folder: &Path, name: &str) -> bool {
+    match File::open(folder.join(name)) {
+        Ok(file) => !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Removes what is left of one that is gone.
+pub(super) fn forget(folder: &Path, name: &str) {
+    // Somebody else may have been quicker.
+    let _ = fs::remove_file(folder.join(name));
+}

@@ -1,0 +1,254 @@
+//! The statements: messages in, out, elsewhere. Each is called in a transaction.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, FromRow, Row as _};
+use uuid::Uuid;
+
+use crate::queue::{DeadKind, Message};
+
+/// How many rows one statement inserts. Statements are kept prepared, so there are few lengths.
+const ROWS: [usize; 3] = [64, 8, 1];
+
+/// A message that is in the file.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) seq: i64,
+    pub(super) queue: String,
+    /// How often whoever had it, alone, died with it.
+    pub(super) deaths: i64,
+    pub(super) message: Message,
+}
+
+/// Where a message goes.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) queue: String,
+    /// When it goes on from there to its worker's queue.
+    pub(super) due_at: Option<DateTime<Utc>>,
+    /// Of what is dead.
+    pub(super) death: Option<Death>,
+}
+
+/// What a dead message says besides.
+#[derive(Debug)]
+pub(super) struct Death {
+    pub(super) kind: DeadKind,
+    pub(super) host: String,
+}
+
+/// Adds messages to the ends of queues, in this order.
+pub(super) async fn insert(tx: &mut SqliteConnection, messages: &[(&str, Message)]) -> sqlx::Result<()> {
+    let mut rest = messages;
+    for rows in ROWS {
+        while rest.len() >= rows {
+            let (these, others) = rest.split_at(rows);
+            insert_rows(tx, these).await?;
+            rest = others;
+        }
+    }
+    Ok(())
+}
+
+async fn insert_rows(tx: &mut SqliteConnection, messages: &[(&str, Message)]) -> sqlx::Result<()> {
+    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let rows = vec![ROW; messages.len()].join(", ");
+    let statement = format!(
+        "INSERT INTO message (queue, id, event_id, event, source, room_id, received_at, traceparent, \
+         attempt, first_failed_at, last_error, body) VALUES {rows}"
+    );
+    let mut query = sqlx::query(AssertSqlSafe(statement));
+    for (queue, message) in messages {
+        query = query
+            .bind(*queue)
+            .bind(message.id.to_string())
+            .bind(&message.event_id)
+            .bind(&message.event)
+            .bind(&message.source)
+            .bind(&message.room_id)
+            .bind(message.received_at.timestamp_millis())
+            .bind(&message.traceparent)
+            .bind(message.attempt)
+            .bind(message.first_failed_at.map(|at| at.timestamp_millis()))
+            .bind(&message.last_error)
+            .bind(&message.body[..]);
+    }
+    query.execute(tx).await.map(|_| ())
+}
+
+/// The first messages of a queue behind `after` that nobody has; now `holder` has them.
+pub(super) async fn take(
+    tx: &mut SqliteConnection,
+    queue: &str,
+    holder: &str,
+    after: i64,
+    most: usize,
+) -> sqlx::Result<Vec<Stored>> {
+    let taken: Vec<Stored> = sqlx::query_as(
+        "SELECT * FROM message WHERE queue = ? AND seq > ? AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) \
+         ORDER BY seq LIMIT ?",
+    )
+    .bind(queue)
+    .bind(after)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .fetch_all(&mut *tx)
+    .await?;
+    let seqs = list(taken.iter().map(|stored| stored.seq));
+    sqlx::query("INSERT INTO lease (seq, holder) SELECT value, ? FROM json_each(?)")
+        .bind(holder)
+        .bind(seqs)
+        .execute(tx)
+        .await?;
+    Ok(taken)
+}
+
+/// Removes what is done.
+pub(super) async fn delete(tx: &mut SqliteConnection, seqs: impl IntoIterator<Item = i64>) -> sqlx::Result<()> {
+    let seqs = list(seqs);
+    sqlx::query("DELETE FROM message WHERE seq IN (SELECT value FROM json_each(?))")
+        .bind(&seqs)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("DELETE FROM lease WHERE seq IN (SELECT value FROM json_each(?))").bind(&seqs).execute(tx).await?;
+    Ok(())
+}
+
+/// Moves a message elsewhere, as it is now.
+pub(super) async fn move_to(tx: &mut SqliteConnection, seq: i64, message: &Message, place: &Place) -> sqlx::Result<()> {
+    let died_at = place.death.as_ref().map(|_| Utc::now().timestamp_millis());
+    sqlx::query(
+        "INSERT INTO message (queue, due_at, id, event_id, event, source, room_id, received_at, traceparent, body, \
+         attempt, first_failed_at, last_error, dead_kind, host, last_failed_at) \
+         SELECT ?, ?, id, event_id, event, source, room_id, received_at, traceparent, body, ?, ?, ?, ?, ?, ? \
+         FROM message WHERE seq = ?",
+    )
+    .bind(&place.queue)
+    .bind(place.due_at.map(|at| at.timestamp_millis()))
+    .bind(message.attempt)
+    .bind(message.first_failed_at.map(|at| at.timestamp_millis()))
+    .bind(&message.last_error)
+    .bind(place.death.as_ref().map(|dead| dead.kind.as_str()))
+    .bind(place.death.as_ref().map(|dead| &dead.host))
+    .bind(died_at)
+    .bind(seq)
+    .execute(&mut *tx)
+    .await?;
+    delete(tx, [seq]).await
+}
+
+/// Puts what is due at the end of the queue that it waits for.
+pub(super) async fn move_due(tx: &mut SqliteConnection, waiting: &str, queue: &str) -> sqlx::Result<()> {
+    let due: Vec<i64> =
+        sqlx::query_scalar("SELECT seq FROM message WHERE due_at <= ? AND queue = ? ORDER BY due_at, seq")
+            .bind(Utc::now().timestamp_millis())
+            .bind(waiting)
+            .fetch_all(&mut *tx)
+            .await?;
+    for seq in due {
+        relocate(tx, seq, queue, 0).await?;
+    }
+    Ok(())
+}
+
+/// What a holder has that is gone.
+pub(super) async fn held_by(tx: &mut SqliteConnection, holder: &str) -> sqlx::Result<Vec<Stored>> {
+    sqlx::query_as("SELECT * FROM message WHERE seq IN (SELECT seq FROM lease WHERE holder = ?) ORDER BY seq")
+        .bind(holder)
+        .fetch_all(tx)
+        .await
+}
+
+/// Moves a message as it is in the file.
+pub(super) async fn relocate(tx: &mut SqliteConnection, seq: i64, queue: &str, deaths: i64) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO message (queue, deaths, id, event_id, event, source, room_id, received_at, traceparent, body, \
+         attempt, first_failed_at, last_error) \
+         SELECT ?, ?, id, event_id, event, source, room_id, received_at, traceparent, body, \
+         attempt, first_failed_at, last_error FROM message WHERE seq = ?",
+    )
+    .bind(queue)
+    .bind(deaths)
+    .bind(seq)
+    .execute(&mut *tx)
+    .await?;
+    delete(tx, [seq]).await
+}
+
+/// Everybody who has something.
+pub(super) async fn holders(connection: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar("SELECT DISTINCT holder FROM lease").fetch_all(connection).await
+}
+
+/// Whether nobody has the next of a queue.
+pub(super) async fn has_any(connection: &mut SqliteConnection, queue: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM message WHERE queue = ? \
+         AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq))",
+    )
+    .bind(queue)
+    .fetch_one(connection)
+    .await
+}
+
+/// Whether something of a queue is due.
+pub(super) async fn has_due(connection: &mut SqliteConnection, waiting: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM message WHERE due_at <= ? AND queue = ?)")
+        .bind(Utc::now().timestamp_millis())
+        .bind(waiting)
+        .fetch_one(connection)
+        .await
+}
+
+/// Changes whenever another connection has written.
+pub(super) async fn data_version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
+}
+
+/// How much of the file is in use, in bytes.
+pub(super) async fn bytes_in_use(connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+    let bytes: i64 = sqlx::query_scalar(
+        "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(bytes.try_into().unwrap_or_default())
+}
+
+/// Empties every queue.
+pub(super) async fn delete_all(tx: &mut SqliteConnection) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM lease").execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM message").execute(tx).await.map(|_| ())
+}
+
+/// As a list for `json_each`: one statement, whatever its length.
+fn list(seqs: impl IntoIterator<Item = i64>) -> String {
+    let seqs: Vec<_> = seqs.into_iter().map(|seq| seq.to_string()).collect();
+    format!("[{}]", seqs.join(","))
+}
+
+impl FromRow<'_, SqliteRow> for Stored {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        let time = |at: i64| DateTime::from_timestamp_millis(at).unwrap_or_default();
+        let id: &str = row.try_get("id")?;
+        let body: &[u8] = row.try_get("body")?;
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            queue: row.try_get("queue")?,
+            deaths: row.try_get("deaths")?,
+            message: Message {
+                id: id.parse().unwrap_or_else(|_| Uuid::now_v7()),
+                event_id: row.try_get("event_id")?,
+                event: row.try_get("event")?,
+                source: row.try_get("source")?,
+                room_id: row.try_get("room_id")?,
+                received_at: time(row.try_get("received_at")?),
+                traceparent: row.try_get("traceparent")?,
+                attempt: row.try_get("attempt")?,
+                first_failed_at: row.try_get::<Option<i64>, _>("first_failed_at")?.map(time),
+                last_error: row.try_get("last_error")?,
+                body: Bytes::copy_from_slice(body),
+            },
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! The queue in a file on this machine: for one machine, with nothing to install.
+//!
+//! - [`file`](mod@file): the SQLite file, its schema, and what can be wrong with it;
+//! - [`writer`]: the one task of a process that writes, many writes to a transaction;
+//! - [`messages`]: the statements;
+//! - [`holder`]: which processes are alive, and so whose deliveries come back;
+//! - [`consumer`]: deliveries out.
+//!
+//! Several processes may share the file. It has to be on a disk of the machine: SQLite's log, and the locks by which a
+//! process that died is told from one that is slow, are the kernel's.
+//!
+//! A row of the table `message` is in the queue that its column `queue` names, by the names that the queues have on RabbitMQ:
+//! `<worker>`, `<worker>.retry` (until it is due), `<worker>.suspect`, `<worker>.dead`. The rows are given out in the order
+//! of `seq`; whatever goes to another queue, or to the end of its own, gets a new one. A row in `lease` says who has it.
+
+mod consumer;
+mod file;
+mod holder;
+mod messages;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::OnceCell;
+
+use self::file::File;
+use self::writer::{Limits, Store, StoreError};
+use super::{Backend, Consumer, Message, Publish, PublishError, QueueError, Subscription};
+use crate::config::Settings;
+use crate::event::WorkerName;
+
+/// How much of the disk is left to the workers, in bytes: what is full with events cannot be worked off.
+const MIN_FREE: u64 = 64 * 1024 * 1024;
+
+/// A queue file, opened once for all that this process does with it.
+pub(super) struct Embedded {
+    path: PathBuf,
+    store: OnceCell<Arc<Store>>,
+}
+
+impl Embedded {
+    /// The queue in the file at `path`, which is made with its folder where it is not there.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, store: OnceCell::new() }
+    }
+
+    async fn store(&self) -> Result<&Arc<Store>, QueueError> {
+        self.store
+            .get_or_try_init(|| async {
+                let file = File::open(&self.path).await?;
+                Ok(Arc::new(Store::start(file, Limits { max_bytes: None, min_free_bytes: MIN_FREE })))
+            })
+            .await
+    }
+}
+
+impl Backend for Embedded {
+    fn publisher(&self) -> BoxFuture<'_, Result<Box<dyn Publish>, QueueError>> {
+        Box::pin(async { Ok(Box::new(Publisher(self.store().await?.clone())) as Box<dyn Publish>) })
+    }
+
+    fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>> {
+        Box::pin(async { consumer::start(self.store().await?.clone(), subscription).await })
+    }
+
+    /// Empties the file. It is removed by whoever has given it its place.
+    fn delete<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>> {
+        Box::pin(async {
+            self.store().await?.write(|tx| Box::pin(messages::delete_all(tx))).await.map_err(QueueError::from)
+        })
+    }
+}
+
+struct Publisher(Arc<Store>);
+
+impl Publish for Publisher {
+    fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            let queue = WorkerName::wanting(&message.event).map_or("unrouted", WorkerName::as_str);
+            self.0.insert(queue, message).await.map_err(|error| PublishError::Storage(error.to_string()))
+        })
+    }
+
+    fn obstacle(&self) -> Option<&'static str> {
+        self.0.obstacle()
+    }
+
+    /// What is on its way is waited for by whoever published it.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl From<StoreError> for QueueError {
+    fn from(error: StoreError) -> Self {
+        Self::Storage(error.to_string())
+    }
+}

@@ -1,0 +1,254 @@
+//! Everything that a process writes to the file, by one task: what has come together goes into one transaction and so
+//! shares one sync of the disk, and a process never waits for itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+use super::file::{self, File};
+use super::messages;
+use crate::queue::Message;
+
+/// The most writes in one transaction.
+const MOST: usize = 512;
+/// How many writes wait for the next.
+const WAITING: usize = 1024;
+/// How long others get to have the file after a transaction that was full: SQLite's own waiting is not fair.
+const BREATH: Duration = Duration::from_millis(1);
+/// How long to wait before asking again for the write lock, which somebody has had for longer than the busy time-out.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How much the file may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most bytes that are in use in the file.
+    pub(super) max_bytes: Option<u64>,
+    /// How much of the disk stays free.
+    pub(super) min_free_bytes: u64,
+}
+
+/// Why nothing was written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("{path} has as much in it as it may: {limit}", path = path.display())]
+    Full { path: PathBuf, limit: &'static str },
+    #[error("{path} cannot be written: {reason}", path = path.display())]
+    Failed { path: PathBuf, reason: String },
+    #[error("the program is stopping")]
+    Stopping,
+}
+
+/// A file that is being written to.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) file: File,
+    writes: mpsc::Sender<Write>,
+    changes: watch::Sender<()>,
+    /// Whether the last attempt to add a message failed.
+    refusing: Arc<AtomicBool>,
+}
+
+/// One thing to write.
+enum Write {
+    Insert { queue: &'static str, message: Message, done: Done },
+    Other(Work),
+}
+
+/// Done in a transaction that others share.
+type Work = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<Done>> + Send>;
+
+/// Told once it is known whether the transaction was committed.
+type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+impl Store {
+    /// Starts the task that writes; it ends when the store is dropped.
+    pub(super) fn start(file: File, limits: Limits) -> Self {
+        let (writes, waiting) = mpsc::channel(WAITING);
+        let changes = watch::Sender::new(());
+        let refusing = Arc::new(AtomicBool::new(false));
+        let writer = Writer { file: file.clone(), limits, changes: changes.clone(), refusing: refusing.clone() };
+        tokio::spawn(writer.run(waiting));
+        Self { file, writes, changes, refusing }
+    }
+
+    /// Puts a message at the end of a queue. When this returns `Ok`, it is on disk.
+    pub(super) async fn insert(&self, queue: &'static str, message: Message) -> Result<(), StoreError> {
+        let (done, stored) = oneshot::channel();
+        let done: Done = Box::new(|result| drop(done.send(result)));
+        self.writes.send(Write::Insert { queue, message, done }).await.map_err(|_| StoreError::Stopping)?;
+        stored.await.unwrap_or(Err(StoreError::Stopping))
+    }
+
+    /// Does `work` in a transaction, with what others write at the time. When this returns `Ok`, it is on disk.
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + 'static,
+    {
+        let (done, written) = oneshot::channel();
+        let work: Work = Box::new(move |connection| {
+            let working = work(connection);
+            Box::pin(async move {
+                let value = working.await?;
+                Ok(Box::new(move |result: Result<(), StoreError>| drop(done.send(result.map(|()| value)))) as Done)
+            })
+        });
+        self.writes.send(Write::Other(work)).await.map_err(|_| StoreError::Stopping)?;
+        // Where the work itself failed, nobody was told: the writer has logged why.
+        let reason = || "the log says why".to_owned();
+        let lost = |_| Err(StoreError::Failed { path: self.file.path().to_owned(), reason: reason() });
+        written.await.unwrap_or_else(lost)
+    }
+
+    /// Told whenever this process has added something to a queue.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Tells whoever waits for changes to look.
+    pub(super) fn changed(&self) {
+        self.changes.send_replace(());
+    }
+
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
+        self.refusing.load(Ordering::Relaxed).then_some("the queue file cannot be written to, or is full")
+    }
+}
+
+struct Writer {
+    file: File,
+    limits: Limits,
+    changes: watch::Sender<()>,
+    refusing: Arc<AtomicBool>,
+}
+
+/// What goes into one transaction.
+#[derive(Default)]
+struct Batch {
+    messages: Vec<(&'static str, Message)>,
+    others: Vec<Work>,
+    /// Of the messages, and of those others that have done their work.
+    done: Vec<Done>,
+}
+
+impl Writer {
+    async fn run(self, mut waiting: mpsc::Receiver<Write>) {
+        let mut connection = None;
+        let mut writes = Vec::with_capacity(MOST);
+        while waiting.recv_many(&mut writes, MOST).await > 0 {
+            let is_full = writes.len() == MOST;
+            let mut batch = Batch::of(writes.drain(..));
+            let result = self.write(&mut connection, &mut batch).await;
+            if let Err(error) = &result {
+                error!(%error, "nothing could be written to the queue");
+                connection = None;
+            }
+            for done in batch.done {
+                done(result.clone());
+            }
+            self.changes.send_replace(());
+            if is_full {
+                sleep(BREATH).await;
+            }
+        }
+    }
+
+    async fn write(&self, connection: &mut Option<SqliteConnection>, batch: &mut Batch) -> Result<(), StoreError> {
+        let failed = |error: sqlx::Error| self.file.failed(&error);
+        let connection = match connection {
+            Some(connection) => connection,
+            None => connection.insert(self.file.connect().await.map_err(failed)?),
+        };
+        if !batch.messages.is_empty() {
+            let room = self.room(connection).await;
+            self.refusing.store(room.is_err(), Ordering::Relaxed);
+            if let Err(full) = room {
+                batch.refuse_messages(&full);
+            }
+        }
+        self.commit(connection, batch).await.map_err(failed).inspect_err(|_| {
+            self.refusing.store(true, Ordering::Relaxed);
+        })
+    }
+
+    /// On an error the transaction ends with its connection.
+    async fn commit(&self, connection: &mut SqliteConnection, batch: &mut Batch) -> sqlx::Result<()> {
+        self.begin(connection).await?;
+        messages::insert(connection, &batch.messages).await?;
+        for work in batch.others.drain(..) {
+            batch.done.push(work(connection).await?);
+        }
+        sqlx::query("COMMIT").execute(connection).await.map(|_| ())
+    }
+
+    /// Takes the write lock, however long another process has it.
+    async fn begin(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        loop {
+            match sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
+                Err(error) if is_busy(&error) => {
+                    warn!(path = %self.file.path().display(), "another process keeps the queue file to itself");
+                    sleep(ASK_AGAIN).await;
+                }
+                begun => return begun.map(|_| ()),
+            }
+        }
+    }
+
+    /// Whether there is room for more messages.
+    async fn room(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        let full = |limit| StoreError::Full { path: self.file.path().to_owned(), limit };
+        if free_bytes(self.file.path()) < self.limits.min_free_bytes {
+            return Err(full("the disk is nearly full"));
+        }
+        if let Some(max) = self.limits.max_bytes {
+            let used = messages::bytes_in_use(connection).await.map_err(|error| self.file.failed(&error))?;
+            if used >= max {
+                return Err(full("max_bytes"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn of(writes: impl Iterator<Item = Write>) -> Self {
+        let mut batch = Self::default();
+        for write in writes {
+            match write {
+                Write::Insert { queue, message, done } => {
+                    batch.messages.push((queue, message));
+                    batch.done.push(done);
+                }
+                Write::Other(work) => batch.others.push(work),
+            }
+        }
+        batch
+    }
+
+    /// Before any other work is done, so that only messages are told so.
+    fn refuse_messages(&mut self, error: &StoreError) {
+        self.messages.clear();
+        for done in self.done.drain(..) {
+            done(Err(error.clone()));
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| file::primary_code(&code) == Some(SQLITE_BUSY))
+}
+
+const SQLITE_BUSY: u32 = 5;
+
+/// How much of the file's disk is free; everything, where that cannot be told.
+fn free_bytes(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
