@@ -35,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
     let admin = Admin::bind(settings.ingress.admin_address).await?;
     describe_metrics();
     let ingress = Ingress::bind(&settings).await?;
-    let publisher = Queue::open(&settings.queue, "rollcall-ingress")?.publisher().await?;
+    let publisher = Queue::open(&settings.queue, "rollcall-ingress")?.publisher(&settings.ingress).await?;
 
     let drained = CancellationToken::new();
     let (address, admin_address) = (ingress.address(), admin.local_addr()?);
@@ -50,9 +50,5 @@ async fn main() -> anyhow::Result<()> {
 
 /// Whether webhooks can be taken in now, or why not.
 fn readiness(publisher: Publisher, stop: CancellationToken) -> impl Fn() -> Result<String, String> {
-    move || match publisher.obstacle() {
-        _ if stop.is_cancelled() => Err("draining".into()),
-        Some(obstacle) => Err(obstacle.into()),
-        None => Ok("ready".into()),
-    }
+    move || if stop.is_cancelled() { Err("draining".into()) } else { publisher.readiness() }
 }

@@ -29,6 +29,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// (128 KiB), and the body has the id anyway.
 const MAX_ID: usize = 1_000;
 
+/// How long the disk may take to have an event that the broker does not take: one that is slower has failed.
+const DISK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Takes webhooks in: what it has accepted is durable in the queue.
 pub struct Webhooks {
     paths: Vec<String>,
@@ -36,7 +39,7 @@ pub struct Webhooks {
     publisher: Publisher,
     max_body_bytes: usize,
     body_timeout: Duration,
-    confirm_timeout: Duration,
+    publish_timeout: Duration,
 }
 
 /// Why a webhook is not taken in. For the log; a sender is told an [`Answer`].
@@ -95,7 +98,7 @@ impl Webhooks {
             publisher,
             max_body_bytes: settings.max_body_bytes,
             body_timeout,
-            confirm_timeout: settings.confirm_timeout,
+            publish_timeout: settings.confirm_timeout + DISK_TIMEOUT,
         }
     }
 
@@ -159,7 +162,7 @@ impl Webhooks {
 
     async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let begun = Instant::now();
-        let published = self.publisher.publish(message, self.confirm_timeout).await;
+        let published = self.publisher.publish(message, self.publish_timeout).await;
         metrics::published(begun.elapsed());
         published
     }

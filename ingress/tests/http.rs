@@ -35,7 +35,7 @@ impl Running {
         let settings = Ingress { max_body_bytes: MAX_BODY, confirm_timeout: CONFIRM_TIMEOUT, ..Ingress::default() };
         let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
         let queue = config::Queue { url: SecretUrl::parse(&no_broker().await).unwrap(), prefix: "test".into() };
-        let publisher = Queue::open(&queue, "test").unwrap().publisher().await.unwrap();
+        let publisher = Queue::open(&queue, "test").unwrap().publisher(&settings).await.unwrap();
         let webhooks = Webhooks::new(&settings, Verifier::new([keys]), publisher, timeouts.body);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     rollcall_ingress::describe_metrics();
 
     let queue = Queue::open(&settings.queue, "rollcall up")?;
-    let publisher = queue.publisher().await?;
+    let publisher = queue.publisher(&settings.ingress).await?;
     migrate::up(&settings.database.url).await?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
     let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
@@ -133,10 +133,11 @@ fn readiness(
     obstacles: Obstacles,
     stop: CancellationToken,
 ) -> impl Fn() -> Result<String, String> {
-    move || match publisher.obstacle() {
-        _ if stop.is_cancelled() => Err("draining".into()),
-        Some(obstacle) => Err(obstacle.into()),
-        None => obstacles.check().map(|()| "ready".into()),
+    move || {
+        if stop.is_cancelled() {
+            return Err("draining".into());
+        }
+        obstacles.check().and_then(|()| publisher.readiness())
     }
 }
 

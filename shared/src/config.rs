@@ -98,12 +98,26 @@ pub struct Ingress {
     pub max_body_bytes: usize,
     /// The most connections at once.
     pub max_connections: usize,
-    /// How long the broker may take to confirm one event before the sender is told to come back.
+    /// How long RabbitMQ may take to confirm one event before it is kept on disk instead.
     #[serde(deserialize_with = "duration")]
     pub confirm_timeout: Duration,
     /// How long what is under way may take to finish when the program is told to stop.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
+    /// Where events wait while RabbitMQ does not take them; the embedded queue needs none.
+    pub spool: Spool,
+}
+
+/// `[ingress.spool]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spool {
+    /// The file.
+    pub path: PathBuf,
+    /// The most that may wait in it, in bytes.
+    pub max_bytes: u64,
+    /// How much of its disk stays free, in bytes.
+    pub min_free_bytes: u64,
 }
 
 /// `[plugnmeet.<name>]`
@@ -278,9 +292,17 @@ impl Default for Ingress {
             paths: vec!["/webhooks/plugnmeet".into(), "/api/course/plugnmeet/webhook/".into()],
             max_body_bytes: 1024 * 1024,
             max_connections: 20_000,
-            confirm_timeout: Duration::from_secs(2),
+            confirm_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_secs(20),
+            spool: Spool::default(),
         }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        // PlugNMeet's webhooks have 4 KB: some 200,000 of them.
+        Self { path: "data/spool.db".into(), max_bytes: 1 << 30, min_free_bytes: 256 << 20 }
     }
 }
 

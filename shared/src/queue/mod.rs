@@ -2,12 +2,13 @@
 //!
 //! `queue.url` chooses the back end ([`Queue::open`]). The ingress has a [`Publisher`]: what it says is published is durable.
 //! A worker has a [`Consumer`]: it gives [`Delivery`]s, each of which is settled in one of a few ways: done, again later, to
-//! the dead letters. [`Backend`] is what the back ends share; [`delivery`] says how deliveries behave in both.
+//! the dead letters. While RabbitMQ is away, webhooks wait in a [`spool`]. [`Backend`] is what the back ends share; [`delivery`] says how deliveries behave in both.
 
 mod amqp;
 mod delivery;
 mod embedded;
 mod message;
+mod spool;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub struct Queue(Arc<dyn Backend>);
 
 /// What a back end does.
 trait Backend: Send + Sync {
-    fn publisher(&self) -> BoxFuture<'_, Result<Box<dyn Publish>, QueueError>>;
+    fn publisher<'a>(&'a self, settings: &'a config::Ingress) -> BoxFuture<'a, Result<Box<dyn Publish>, QueueError>>;
 
     fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>>;
 
@@ -48,8 +49,8 @@ impl Queue {
     ///
     /// # Errors
     /// Waiting does not help, see [`QueueError::is_final`].
-    pub async fn publisher(&self) -> Result<Publisher, QueueError> {
-        Ok(Publisher(self.0.publisher().await?.into()))
+    pub async fn publisher(&self, settings: &config::Ingress) -> Result<Publisher, QueueError> {
+        Ok(Publisher(self.0.publisher(settings).await?.into()))
     }
 
     /// Begins to take a worker's deliveries.
@@ -78,8 +79,8 @@ trait Publish: Send + Sync {
     /// When this returns `Ok`, the message is on disk. It may take for ever.
     fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>>;
 
-    /// Why nothing can be published now.
-    fn obstacle(&self) -> Option<&'static str>;
+    /// How webhooks can be taken now, or why they cannot.
+    fn readiness(&self) -> Result<String, String>;
 
     /// Waits for what is on its way, and ends.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -94,9 +95,12 @@ impl Publisher {
         timeout(limit, self.0.publish(message)).await.unwrap_or(Err(PublishError::Timeout))
     }
 
-    /// Why nothing can be published now; `None` if it can.
-    pub fn obstacle(&self) -> Option<&'static str> {
-        self.0.obstacle()
+    /// How webhooks can be published now.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn readiness(&self) -> Result<String, String> {
+        self.0.readiness()
     }
 
     /// Waits for what is on its way, then closes the connection.
@@ -108,8 +112,8 @@ impl Publisher {
 /// Why a message may not be durable: it is safe to publish it again.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The broker has not confirmed in time, or there is no connection to it.
-    #[error("the broker did not confirm in time")]
+    /// It took too long.
+    #[error("it was not on disk in time")]
     Timeout,
     /// The broker cannot store the message.
     #[error("the broker refused the message")]

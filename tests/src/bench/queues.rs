@@ -27,7 +27,8 @@ impl Queues {
     /// # Errors
     /// The broker is not there.
     pub async fn declare(installation: &Installation) -> anyhow::Result<Self> {
-        Queue::open(&installation.load_settings().queue, "rollcall-bench")?.publisher().await?.close().await;
+        let settings = installation.load_settings();
+        Queue::open(&settings.queue, "rollcall-bench")?.publisher(&settings.ingress).await?.close().await;
         let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         let names = ["attendance", "rooms", "unrouted"].map(|name| format!("{}.{name}", installation.prefix));

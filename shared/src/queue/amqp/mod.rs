@@ -16,6 +16,8 @@ mod topology;
 use futures_util::future::BoxFuture;
 
 use self::broker::Broker;
+pub(super) use self::publisher::Publisher;
+use super::spool::Spooled;
 use super::{Backend, Consumer, Publish, QueueError, Subscription};
 use crate::config::{self, Settings};
 
@@ -35,8 +37,11 @@ impl Amqp {
 }
 
 impl Backend for Amqp {
-    fn publisher(&self) -> BoxFuture<'_, Result<Box<dyn Publish>, QueueError>> {
-        Box::pin(async { Ok(Box::new(publisher::Publisher::start(self.broker.clone()).await?) as Box<dyn Publish>) })
+    fn publisher<'a>(&'a self, settings: &'a config::Ingress) -> BoxFuture<'a, Result<Box<dyn Publish>, QueueError>> {
+        Box::pin(async {
+            let publisher = Publisher::start(self.broker.clone()).await?;
+            Ok(Box::new(Spooled::start(publisher, settings).await?) as Box<dyn Publish>)
+        })
     }
 
     fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>> {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
@@ -22,19 +21,17 @@ use tracing::{info, warn};
 
 use super::broker::{Backoff, Broker};
 use super::topology::Topology;
-use crate::queue::{Message, Publish, PublishError, QueueError};
+use crate::queue::{Message, PublishError, QueueError};
 
 /// A broker works on one channel's messages one after the other, so a few channels share the load of one connection.
 const CHANNELS: usize = 4;
 /// How much may be on its way to the broker, in KiB: what a broker that takes nothing can make us hold.
 const MAX_IN_FLIGHT_KIB: usize = 64 * 1024;
-/// How long to wait before publishing again what was on a connection that is gone.
-const PUBLISH_AGAIN: Duration = Duration::from_millis(50);
 /// How long what is on its way may take when the program stops.
 const LANDING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Publishes webhooks; keeps its connection up by itself until it is closed.
-pub(super) struct Publisher {
+pub(in crate::queue) struct Publisher {
     /// None while there is no connection.
     session: watch::Receiver<Option<Arc<Session>>>,
     in_flight: Arc<Semaphore>,
@@ -79,7 +76,13 @@ impl Publisher {
         Ok(Self { session, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)), stop })
     }
 
-    async fn publish_confirmed(&self, message: Message) -> Result<(), PublishError> {
+    /// Publishes a message. When this returns `Ok`, the broker has it on disk.
+    ///
+    /// If the caller does not wait for it, the message is published or it is not.
+    ///
+    /// # Errors
+    /// There is no connection, or it went away with the message; the broker cannot store it. It may be stored all the same.
+    pub(in crate::queue) async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let kib = u32::try_from(message.body.len() / 1024 + 1).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT_KIB as u32);
         let in_flight = self.in_flight.clone().acquire_many_owned(kib).await.map_err(lost)?;
         let (outcome, published) = oneshot::channel();
@@ -90,37 +93,13 @@ impl Publisher {
             outcome,
             _in_flight: in_flight,
         };
-        self.connected().await?.publishing.send(publishing).map_err(lost)?;
+        let session = self.session.borrow().clone().ok_or_else(|| lost("there is none"))?;
+        session.publishing.send(publishing).map_err(lost)?;
         published.await.map_err(lost)?
     }
 
-    /// Waits until there is a connection.
-    async fn connected(&self) -> Result<Arc<Session>, PublishError> {
-        if let Some(session) = self.session.borrow().as_ref().filter(|session| session.is_up()) {
-            return Ok(session.clone());
-        }
-        let mut session = self.session.clone();
-        let is_up = |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|session| session.is_up());
-        let session = session.wait_for(is_up).await.map_err(lost)?;
-        Ok(session.as_ref().expect("it was waited for").clone())
-    }
-}
-
-/// If the caller does not wait for it, a message is published or it is not, as after a time-out.
-impl Publish for Publisher {
-    fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
-        Box::pin(async move {
-            loop {
-                match self.publish_confirmed(message.clone()).await {
-                    // There is time for another connection; that it may be stored twice does no harm.
-                    Err(PublishError::Lost(_)) => sleep(PUBLISH_AGAIN).await,
-                    done => return done,
-                }
-            }
-        })
-    }
-
-    fn obstacle(&self) -> Option<&'static str> {
+    /// Why nothing can be published now.
+    pub(in crate::queue) fn obstacle(&self) -> Option<&'static str> {
         match self.session.borrow().as_ref().filter(|session| session.is_up()) {
             None => Some("no connection to the broker"),
             Some(session) if session.connection.status().blocked() => Some("the broker takes no messages"),
@@ -128,21 +107,20 @@ impl Publish for Publisher {
         }
     }
 
-    fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            let everything = u32::try_from(MAX_IN_FLIGHT_KIB).expect("the constant fits");
-            let landed = timeout(LANDING_TIMEOUT, self.in_flight.acquire_many(everything)).await;
-            if landed.is_err() {
-                warn!("some messages were not confirmed when the program stopped; their senders were told so");
-            }
-            self.stop.cancel();
-            let session = self.session.borrow().clone();
-            if let Some(session) = session
-                && let Err(error) = session.connection.close(200, "the program stops".into()).await
-            {
-                warn!(%error, "the connection to the broker did not close well");
-            }
-        })
+    /// Waits for what is on its way, then closes the connection.
+    pub(in crate::queue) async fn close(&self) {
+        let everything = u32::try_from(MAX_IN_FLIGHT_KIB).expect("the constant fits");
+        let landed = timeout(LANDING_TIMEOUT, self.in_flight.acquire_many(everything)).await;
+        if landed.is_err() {
+            warn!("some messages were not confirmed when the program stopped");
+        }
+        self.stop.cancel();
+        let session = self.session.borrow().clone();
+        if let Some(session) = session
+            && let Err(error) = session.connection.close(200, "the program stops".into()).await
+        {
+            warn!(%error, "the connection to the broker did not close well");
+        }
     }
 }
 

@@ -35,8 +35,8 @@ const UNREADABLE: &str = "the queue file cannot be read";
 /// # Errors
 /// The file cannot be used.
 pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Result<Consumer, QueueError> {
-    let holder = Holder::new(&store.file.holders()).map_err(|error| store.file.unwritable(&error))?;
-    let reader = store.file.connect().await.map_err(|error| store.file.unusable(&error))?;
+    let holder = store.file.new_holder()?;
+    let reader = store.file.reader().await?;
     let (to_main, main) = Lane::new(subscription.prefetch);
     let (to_suspects, suspects) = Suspects::new();
     let origin = Arc::new(FileOrigin {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
+use super::holder::Holder;
 use super::writer::StoreError;
 use crate::queue::QueueError;
 
@@ -55,7 +56,7 @@ CREATE TABLE lease (
 
 /// A queue file that is ours and whole.
 #[derive(Debug, Clone)]
-pub(super) struct File {
+pub(in crate::queue) struct File {
     path: PathBuf,
 }
 
@@ -64,7 +65,7 @@ impl File {
     ///
     /// # Errors
     /// It cannot be used. Nothing in it was changed.
-    pub(super) async fn open(path: &Path) -> Result<Self, QueueError> {
+    pub(in crate::queue) async fn open(path: &Path) -> Result<Self, QueueError> {
         let file = Self { path: path.to_owned() };
         // One process at a time: switching a fresh file to its write-ahead log does not wait for others.
         let locked = file.lock_for_opening().map_err(|error| file.unwritable(&error))?;
@@ -73,19 +74,29 @@ impl File {
         Ok(file)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::queue) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where the locks are that say which processes are alive.
-    pub(super) fn holders(&self) -> PathBuf {
+    pub(in crate::queue) fn holders(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-holders");
         path.into()
     }
 
+    /// A new holder of what is in the file.
+    pub(in crate::queue) fn new_holder(&self) -> Result<Holder, QueueError> {
+        Holder::new(&self.holders()).map_err(|error| self.unwritable(&error))
+    }
+
+    /// A connection to look without waiting for the writer.
+    pub(in crate::queue) async fn reader(&self) -> Result<SqliteConnection, QueueError> {
+        self.connect().await.map_err(|error| self.unusable(&error))
+    }
+
     /// A connection of one's own.
-    pub(super) async fn connect(&self) -> sqlx::Result<SqliteConnection> {
+    pub(in crate::queue) async fn connect(&self) -> sqlx::Result<SqliteConnection> {
         self.options().pragma("synchronous", "FULL").pragma("wal_autocheckpoint", "4000").connect().await
     }
 
@@ -146,7 +157,7 @@ impl File {
     }
 
     /// What SQLite says about a file that cannot be used, and what to do.
-    pub(super) fn unusable(&self, error: &sqlx::Error) -> QueueError {
+    pub(in crate::queue) fn unusable(&self, error: &sqlx::Error) -> QueueError {
         let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
         match primary_code(&code) {
             // SQLITE_PERM, READONLY, IOERR, CANTOPEN.
@@ -159,11 +170,11 @@ impl File {
     }
 
     /// A statement that failed on it.
-    pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
+    pub(in crate::queue) fn failed(&self, error: &sqlx::Error) -> StoreError {
         StoreError::Failed { path: self.path.clone(), reason: error.to_string() }
     }
 
-    pub(super) fn unwritable(&self, error: &dyn std::fmt::Display) -> QueueError {
+    pub(in crate::queue) fn unwritable(&self, error: &dyn std::fmt::Display) -> QueueError {
         self.error(format!("it cannot be written to ({error})"), "let this user write there, or choose another file")
     }
 
@@ -180,7 +191,7 @@ const KEEP_ASIDE: &str = "move it aside with its -wal and start again; \
     `sqlite3 FILE .recover` gets back what can be had of the events in it";
 
 /// SQLite's result codes carry more in their upper bits.
-pub(super) fn primary_code(code: &str) -> Option<u32> {
+pub(in crate::queue) fn primary_code(code: &str) -> Option<u32> {
     code.parse::<u32>().ok().map(|code| code & 0xff)
 }
 

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 /// One that takes deliveries: as long as it is not dropped, what it has is its own.
 #[derive(Debug)]
-pub(super) struct Holder {
-    pub(super) name: String,
+pub(in crate::queue) struct Holder {
+    pub(in crate::queue) name: String,
     path: PathBuf,
     _lock: File,
 }
@@ -20,7 +20,7 @@ impl Holder {
     ///
     /// # Errors
     /// What the operating system says.
-    pub(super) fn new(folder: &Path) -> io::Result<Self> {
+    pub(in crate::queue) fn new(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let name = Uuid::now_v7().to_string();
         let path = folder.join(&name);
@@ -38,7 +38,7 @@ impl Drop for Holder {
 }
 
 /// Whether the holder of this name is gone. Where that cannot be told, it is not.
-pub(super) fn is_gone(folder: &Path, name: &str) -> bool {
+pub(in crate::queue) fn is_gone(folder: &Path, name: &str) -> bool {
     match File::open(folder.join(name)) {
         Ok(file) => !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -46,7 +46,7 @@ pub(super) fn is_gone(folder: &Path, name: &str) -> bool {
 }
 
 /// Removes what is left of one that is gone.
-pub(super) fn forget(folder: &Path, name: &str) {
+pub(in crate::queue) fn forget(folder: &Path, name: &str) {
     // Somebody else may have been quicker.
     let _ = fs::remove_file(folder.join(name));
 }

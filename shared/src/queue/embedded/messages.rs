@@ -13,33 +13,33 @@ const ROWS: [usize; 3] = [64, 8, 1];
 
 /// A message that is in the file.
 #[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) seq: i64,
-    pub(super) queue: String,
+pub(in crate::queue) struct Stored {
+    pub(in crate::queue) seq: i64,
+    pub(in crate::queue) queue: String,
     /// How often whoever had it, alone, died with it.
-    pub(super) deaths: i64,
-    pub(super) message: Message,
+    pub(in crate::queue) deaths: i64,
+    pub(in crate::queue) message: Message,
 }
 
 /// Where a message goes.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) queue: String,
+pub(in crate::queue) struct Place {
+    pub(in crate::queue) queue: String,
     /// When it goes on from there to its worker's queue.
-    pub(super) due_at: Option<DateTime<Utc>>,
+    pub(in crate::queue) due_at: Option<DateTime<Utc>>,
     /// Of what is dead.
-    pub(super) death: Option<Death>,
+    pub(in crate::queue) death: Option<Death>,
 }
 
 /// What a dead message says besides.
 #[derive(Debug)]
-pub(super) struct Death {
-    pub(super) kind: DeadKind,
-    pub(super) host: String,
+pub(in crate::queue) struct Death {
+    pub(in crate::queue) kind: DeadKind,
+    pub(in crate::queue) host: String,
 }
 
 /// Adds messages to the ends of queues, in this order.
-pub(super) async fn insert(tx: &mut SqliteConnection, messages: &[(&str, Message)]) -> sqlx::Result<()> {
+pub(in crate::queue) async fn insert(tx: &mut SqliteConnection, messages: &[(&str, Message)]) -> sqlx::Result<()> {
     let mut rest = messages;
     for rows in ROWS {
         while rest.len() >= rows {
@@ -78,7 +78,7 @@ async fn insert_rows(tx: &mut SqliteConnection, messages: &[(&str, Message)]) ->
 }
 
 /// The first messages of a queue behind `after` that nobody has; now `holder` has them.
-pub(super) async fn take(
+pub(in crate::queue) async fn take(
     tx: &mut SqliteConnection,
     queue: &str,
     holder: &str,
@@ -104,7 +104,10 @@ pub(super) async fn take(
 }
 
 /// Removes what is done.
-pub(super) async fn delete(tx: &mut SqliteConnection, seqs: impl IntoIterator<Item = i64>) -> sqlx::Result<()> {
+pub(in crate::queue) async fn delete(
+    tx: &mut SqliteConnection,
+    seqs: impl IntoIterator<Item = i64>,
+) -> sqlx::Result<()> {
     let seqs = list(seqs);
     sqlx::query("DELETE FROM message WHERE seq IN (SELECT value FROM json_each(?))")
         .bind(&seqs)
@@ -115,7 +118,12 @@ pub(super) async fn delete(tx: &mut SqliteConnection, seqs: impl IntoIterator<It
 }
 
 /// Moves a message elsewhere, as it is now.
-pub(super) async fn move_to(tx: &mut SqliteConnection, seq: i64, message: &Message, place: &Place) -> sqlx::Result<()> {
+pub(in crate::queue) async fn move_to(
+    tx: &mut SqliteConnection,
+    seq: i64,
+    message: &Message,
+    place: &Place,
+) -> sqlx::Result<()> {
     let died_at = place.death.as_ref().map(|_| Utc::now().timestamp_millis());
     sqlx::query(
         "INSERT INTO message (queue, due_at, id, event_id, event, source, room_id, received_at, traceparent, body, \
@@ -138,7 +146,7 @@ pub(super) async fn move_to(tx: &mut SqliteConnection, seq: i64, message: &Messa
 }
 
 /// Puts what is due at the end of the queue that it waits for.
-pub(super) async fn move_due(tx: &mut SqliteConnection, waiting: &str, queue: &str) -> sqlx::Result<()> {
+pub(in crate::queue) async fn move_due(tx: &mut SqliteConnection, waiting: &str, queue: &str) -> sqlx::Result<()> {
     let due: Vec<i64> =
         sqlx::query_scalar("SELECT seq FROM message WHERE due_at <= ? AND queue = ? ORDER BY due_at, seq")
             .bind(Utc::now().timestamp_millis())
@@ -152,7 +160,7 @@ pub(super) async fn move_due(tx: &mut SqliteConnection, waiting: &str, queue: &s
 }
 
 /// What a holder has that is gone.
-pub(super) async fn held_by(tx: &mut SqliteConnection, holder: &str) -> sqlx::Result<Vec<Stored>> {
+pub(in crate::queue) async fn held_by(tx: &mut SqliteConnection, holder: &str) -> sqlx::Result<Vec<Stored>> {
     sqlx::query_as("SELECT * FROM message WHERE seq IN (SELECT seq FROM lease WHERE holder = ?) ORDER BY seq")
         .bind(holder)
         .fetch_all(tx)
@@ -160,7 +168,12 @@ pub(super) async fn held_by(tx: &mut SqliteConnection, holder: &str) -> sqlx::Re
 }
 
 /// Moves a message as it is in the file.
-pub(super) async fn relocate(tx: &mut SqliteConnection, seq: i64, queue: &str, deaths: i64) -> sqlx::Result<()> {
+pub(in crate::queue) async fn relocate(
+    tx: &mut SqliteConnection,
+    seq: i64,
+    queue: &str,
+    deaths: i64,
+) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO message (queue, deaths, id, event_id, event, source, room_id, received_at, traceparent, body, \
          attempt, first_failed_at, last_error) \
@@ -176,12 +189,12 @@ pub(super) async fn relocate(tx: &mut SqliteConnection, seq: i64, queue: &str, d
 }
 
 /// Everybody who has something.
-pub(super) async fn holders(connection: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+pub(in crate::queue) async fn holders(connection: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar("SELECT DISTINCT holder FROM lease").fetch_all(connection).await
 }
 
 /// Whether nobody has the next of a queue.
-pub(super) async fn has_any(connection: &mut SqliteConnection, queue: &str) -> sqlx::Result<bool> {
+pub(in crate::queue) async fn has_any(connection: &mut SqliteConnection, queue: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM message WHERE queue = ? \
          AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq))",
@@ -192,7 +205,7 @@ pub(super) async fn has_any(connection: &mut SqliteConnection, queue: &str) -> s
 }
 
 /// Whether something of a queue is due.
-pub(super) async fn has_due(connection: &mut SqliteConnection, waiting: &str) -> sqlx::Result<bool> {
+pub(in crate::queue) async fn has_due(connection: &mut SqliteConnection, waiting: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM message WHERE due_at <= ? AND queue = ?)")
         .bind(Utc::now().timestamp_millis())
         .bind(waiting)
@@ -201,12 +214,12 @@ pub(super) async fn has_due(connection: &mut SqliteConnection, waiting: &str) ->
 }
 
 /// Changes whenever another connection has written.
-pub(super) async fn data_version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+pub(in crate::queue) async fn data_version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
 /// How much of the file is in use, in bytes.
-pub(super) async fn bytes_in_use(connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+pub(in crate::queue) async fn bytes_in_use(connection: &mut SqliteConnection) -> sqlx::Result<u64> {
     let bytes: i64 = sqlx::query_scalar(
         "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
     )
@@ -215,8 +228,47 @@ pub(super) async fn bytes_in_use(connection: &mut SqliteConnection) -> sqlx::Res
     Ok(bytes.try_into().unwrap_or_default())
 }
 
+/// How much is in a queue.
+#[derive(Debug)]
+pub(in crate::queue) struct Depth {
+    pub(in crate::queue) messages: u64,
+    /// When the first of them was taken in.
+    pub(in crate::queue) oldest: Option<DateTime<Utc>>,
+    /// In use in the whole file.
+    pub(in crate::queue) bytes: u64,
+}
+
+/// How much is in a queue.
+pub(in crate::queue) async fn depth(connection: &mut SqliteConnection, queue: &str) -> sqlx::Result<Depth> {
+    let messages: i64 = sqlx::query_scalar("SELECT count(*) FROM message WHERE queue = ?")
+        .bind(queue)
+        .fetch_one(&mut *connection)
+        .await?;
+    let oldest: Option<i64> =
+        sqlx::query_scalar("SELECT received_at FROM message WHERE queue = ? ORDER BY seq LIMIT 1")
+            .bind(queue)
+            .fetch_optional(&mut *connection)
+            .await?;
+    Ok(Depth {
+        messages: messages.try_into().unwrap_or_default(),
+        oldest: oldest.and_then(DateTime::from_timestamp_millis),
+        bytes: bytes_in_use(connection).await?,
+    })
+}
+
+/// Nobody has these any more: they are given out again.
+pub(in crate::queue) async fn release(tx: &mut SqliteConnection, seqs: Vec<i64>) -> sqlx::Result<()> {
+    let released = sqlx::query("DELETE FROM lease WHERE seq IN (SELECT value FROM json_each(?))").bind(list(seqs));
+    released.execute(tx).await.map(|_| ())
+}
+
+/// Nobody has any more what one has who is gone.
+pub(in crate::queue) async fn release_all(tx: &mut SqliteConnection, holder: &str) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM lease WHERE holder = ?").bind(holder).execute(tx).await.map(|_| ())
+}
+
 /// Empties every queue.
-pub(super) async fn delete_all(tx: &mut SqliteConnection) -> sqlx::Result<()> {
+pub(in crate::queue) async fn delete_all(tx: &mut SqliteConnection) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM lease").execute(&mut *tx).await?;
     sqlx::query("DELETE FROM message").execute(tx).await.map(|_| ())
 }

@@ -16,7 +16,7 @@
 mod consumer;
 mod file;
 mod holder;
-mod messages;
+pub(super) mod messages;
 mod writer;
 
 use std::path::PathBuf;
@@ -25,10 +25,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
-use self::file::File;
-use self::writer::{Limits, Store, StoreError};
+pub(super) use self::file::File;
+pub(super) use self::holder::{Holder, is_gone};
+pub(super) use self::messages::Stored;
+pub(super) use self::writer::{Limits, Store, StoreError};
 use super::{Backend, Consumer, Message, Publish, PublishError, QueueError, Subscription};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::event::WorkerName;
 
 /// How much of the disk is left to the workers, in bytes: what is full with events cannot be worked off.
@@ -57,7 +59,7 @@ impl Embedded {
 }
 
 impl Backend for Embedded {
-    fn publisher(&self) -> BoxFuture<'_, Result<Box<dyn Publish>, QueueError>> {
+    fn publisher<'a>(&'a self, _: &'a config::Ingress) -> BoxFuture<'a, Result<Box<dyn Publish>, QueueError>> {
         Box::pin(async { Ok(Box::new(Publisher(self.store().await?.clone())) as Box<dyn Publish>) })
     }
 
@@ -83,8 +85,8 @@ impl Publish for Publisher {
         })
     }
 
-    fn obstacle(&self) -> Option<&'static str> {
-        self.0.obstacle()
+    fn readiness(&self) -> Result<String, String> {
+        self.0.obstacle().map_or_else(|| Ok("ready".to_owned()), |obstacle| Err(obstacle.to_owned()))
     }
 
     /// What is on its way is waited for by whoever published it.

@@ -27,16 +27,16 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How much the file may hold.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(in crate::queue) struct Limits {
     /// The most bytes that are in use in the file.
-    pub(super) max_bytes: Option<u64>,
+    pub(in crate::queue) max_bytes: Option<u64>,
     /// How much of the disk stays free.
-    pub(super) min_free_bytes: u64,
+    pub(in crate::queue) min_free_bytes: u64,
 }
 
 /// Why nothing was written.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum StoreError {
+pub(in crate::queue) enum StoreError {
     #[error("{path} has as much in it as it may: {limit}", path = path.display())]
     Full { path: PathBuf, limit: &'static str },
     #[error("{path} cannot be written: {reason}", path = path.display())]
@@ -47,8 +47,8 @@ pub(super) enum StoreError {
 
 /// A file that is being written to.
 #[derive(Debug)]
-pub(super) struct Store {
-    pub(super) file: File,
+pub(in crate::queue) struct Store {
+    pub(in crate::queue) file: File,
     writes: mpsc::Sender<Write>,
     changes: watch::Sender<()>,
     /// Whether the last attempt to add a message failed.
@@ -69,7 +69,7 @@ type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 impl Store {
     /// Starts the task that writes; it ends when the store is dropped.
-    pub(super) fn start(file: File, limits: Limits) -> Self {
+    pub(in crate::queue) fn start(file: File, limits: Limits) -> Self {
         let (writes, waiting) = mpsc::channel(WAITING);
         let changes = watch::Sender::new(());
         let refusing = Arc::new(AtomicBool::new(false));
@@ -79,7 +79,7 @@ impl Store {
     }
 
     /// Puts a message at the end of a queue. When this returns `Ok`, it is on disk.
-    pub(super) async fn insert(&self, queue: &'static str, message: Message) -> Result<(), StoreError> {
+    pub(in crate::queue) async fn insert(&self, queue: &'static str, message: Message) -> Result<(), StoreError> {
         let (done, stored) = oneshot::channel();
         let done: Done = Box::new(|result| drop(done.send(result)));
         self.writes.send(Write::Insert { queue, message, done }).await.map_err(|_| StoreError::Stopping)?;
@@ -87,7 +87,7 @@ impl Store {
     }
 
     /// Does `work` in a transaction, with what others write at the time. When this returns `Ok`, it is on disk.
-    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub(in crate::queue) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + 'static,
@@ -108,16 +108,16 @@ impl Store {
     }
 
     /// Told whenever this process has added something to a queue.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
+    pub(in crate::queue) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
     /// Tells whoever waits for changes to look.
-    pub(super) fn changed(&self) {
+    pub(in crate::queue) fn changed(&self) {
         self.changes.send_replace(());
     }
 
-    pub(super) fn obstacle(&self) -> Option<&'static str> {
+    pub(in crate::queue) fn obstacle(&self) -> Option<&'static str> {
         self.refusing.load(Ordering::Relaxed).then_some("the queue file cannot be written to, or is full")
     }
 }

@@ -1,0 +1,235 @@
+//! Where webhooks wait that the broker does not take: a PlugNMeet server forgets an event within seconds, and a broker's restart
+//! takes longer.
+//!
+//! [`Spooled`] publishes to the broker as long as that confirms in time. Once it does not, the circuit opens: whatever comes
+//! is synced to a file, at once, and answered as well as if the broker had it. The drainer hands the file's events to the broker
+//! as soon as it takes one, at a bounded rate beside live traffic, and deletes what is confirmed. Whatever is in doubt is
+//! published again, which does no harm.
+//!
+//! The file is that of the [embedded queue](super::embedded); processes that share it take turns at its events as workers do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::Utc;
+use futures_util::future::{BoxFuture, join_all};
+use metrics::gauge;
+use sqlx::sqlite::SqliteConnection;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::amqp::Publisher;
+use super::embedded::{File, Holder, Limits, Store, StoreError, Stored, is_gone, messages};
+use super::{Message, Publish, PublishError, QueueError};
+use crate::config;
+
+/// The file's one queue.
+const SPOOL: &str = "spool";
+/// How often events are handed over, and how many at most: 2,000 a second, beside what comes in.
+const DRAIN_EVERY: Duration = Duration::from_millis(50);
+const DRAIN_AT_ONCE: usize = 100;
+/// How often to look after the rest.
+const ROUNDS_A_SECOND: u32 = 20;
+
+/// Publishes to the broker, or else to the spool.
+pub(super) struct Spooled {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    draining: TaskTracker,
+}
+
+struct Shared {
+    broker: Publisher,
+    spool: Store,
+    confirm_timeout: Duration,
+    /// Whether the broker is left alone, but for the drainer's attempts.
+    open: AtomicBool,
+    /// How many events are in the file, as of a second ago.
+    waiting: AtomicU64,
+}
+
+impl Spooled {
+    /// Opens the spool's file and begins to drain it.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub(super) async fn start(broker: Publisher, settings: &config::Ingress) -> Result<Self, QueueError> {
+        let config::Spool { path, max_bytes, min_free_bytes } = &settings.spool;
+        let file = File::open(path).await?;
+        let holder = file.new_holder()?;
+        let reader = file.reader().await?;
+        let limits = Limits { max_bytes: Some(*max_bytes), min_free_bytes: *min_free_bytes };
+        let shared = Arc::new(Shared {
+            broker,
+            spool: Store::start(file, limits),
+            confirm_timeout: settings.confirm_timeout,
+            open: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
+        });
+        let (stop, draining) = (CancellationToken::new(), TaskTracker::new());
+        let drainer = Drainer { shared: shared.clone(), holder, reader };
+        draining.spawn(drainer.run(stop.clone()));
+        draining.close();
+        Ok(Self { shared, stop, draining })
+    }
+}
+
+impl Publish for Spooled {
+    fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            if self.shared.may_publish() && self.shared.published(message.clone()).await {
+                return Ok(());
+            }
+            let spooled = self.shared.spool.insert(SPOOL, message).await;
+            spooled.map_err(|error| PublishError::Storage(error.to_string()))
+        })
+    }
+
+    fn readiness(&self) -> Result<String, String> {
+        let Shared { open, waiting, spool, broker, .. } = &*self.shared;
+        match (open.load(Ordering::Relaxed), waiting.load(Ordering::Relaxed)) {
+            (false, 0) => Ok("ready".to_owned()),
+            (false, waiting) => Ok(format!("ready; {waiting} events of an outage are on their way to the broker")),
+            (true, waiting) => {
+                let outage = broker.obstacle().unwrap_or("the broker does not confirm in time");
+                match spool.obstacle() {
+                    Some(obstacle) => Err(format!("{outage}, and {obstacle}")),
+                    None => Ok(format!("ready; {outage}: events are kept on disk, {waiting} so far")),
+                }
+            }
+        }
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.stop.cancel();
+            self.draining.wait().await;
+            self.shared.broker.close().await;
+        })
+    }
+}
+
+impl Shared {
+    fn may_publish(&self) -> bool {
+        if let Some(obstacle) = self.broker.obstacle() {
+            self.open(obstacle);
+        }
+        !self.open.load(Ordering::Relaxed)
+    }
+
+    /// Whether the broker has confirmed the message, in time.
+    async fn published(&self, message: Message) -> bool {
+        match timeout(self.confirm_timeout, self.broker.publish(message)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => self.open(&error.to_string()),
+            Err(_) => self.open("it does not confirm in time"),
+        }
+        false
+    }
+
+    fn open(&self, reason: &str) {
+        if !self.open.swap(true, Ordering::Relaxed) {
+            warn!(reason, "the broker does not take events: they are kept on disk until it does");
+        }
+    }
+
+    fn close(&self) {
+        if self.open.swap(false, Ordering::Relaxed) {
+            info!("the broker takes events again");
+        }
+    }
+}
+
+/// Hands the spool's events to the broker.
+struct Drainer {
+    shared: Arc<Shared>,
+    holder: Holder,
+    reader: SqliteConnection,
+}
+
+impl Drainer {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut rounds = interval(DRAIN_EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for round in 0_u32.. {
+            if stop.run_until_cancelled(rounds.tick()).await.is_none() {
+                return;
+            }
+            let done = async {
+                if round.is_multiple_of(ROUNDS_A_SECOND) {
+                    self.look_around().await?;
+                }
+                self.drain().await
+            };
+            if let Err(error) = done.await {
+                warn!(%error, "the spool cannot be drained, will try again");
+            }
+        }
+    }
+
+    /// Hands over a few, or one if that is to show whether the broker takes any.
+    async fn drain(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        if shared.broker.obstacle().is_some() {
+            return Ok(());
+        }
+        let is_open = shared.open.load(Ordering::Relaxed);
+        let waiting = messages::has_any(&mut self.reader, SPOOL).await.map_err(|error| self.failed(&error))?;
+        if !waiting {
+            // Nothing to try it with: the next webhook will do.
+            shared.close();
+            return Ok(());
+        }
+        let taken = self.take(if is_open { 1 } else { DRAIN_AT_ONCE }).await?;
+        let handed = join_all(taken.iter().map(|stored| shared.published(stored.message.clone()))).await;
+        if handed.iter().all(|confirmed| *confirmed) {
+            shared.close();
+        }
+        let (confirmed, rest): (Vec<_>, Vec<_>) =
+            taken.iter().map(|stored| stored.seq).zip(handed).partition(|(_, confirmed)| *confirmed);
+        let seqs = |of: Vec<(i64, bool)>| of.into_iter().map(|(seq, _)| seq).collect::<Vec<_>>();
+        let (confirmed, rest) = (seqs(confirmed), seqs(rest));
+        let settled = shared.spool.write(|tx| {
+            Box::pin(async move {
+                messages::delete(tx, confirmed).await?;
+                messages::release(tx, rest).await
+            })
+        });
+        settled.await
+    }
+
+    async fn take(&self, most: usize) -> Result<Vec<Stored>, StoreError> {
+        let holder = self.holder.name.clone();
+        let taken = self
+            .shared
+            .spool
+            .write(move |tx| Box::pin(async move { messages::take(tx, SPOOL, &holder, 0, most).await }));
+        taken.await
+    }
+
+    /// Counts what waits, and frees what a process had that died.
+    async fn look_around(&mut self) -> Result<(), StoreError> {
+        let folder = self.shared.spool.file.holders();
+        let holders = messages::holders(&mut self.reader).await.map_err(|error| self.failed(&error))?;
+        for holder in holders {
+            if holder != self.holder.name && is_gone(&folder, &holder) {
+                self.shared.spool.write(|tx| Box::pin(async move { messages::release_all(tx, &holder).await })).await?;
+            }
+        }
+        let depth = messages::depth(&mut self.reader, SPOOL).await.map_err(|error| self.failed(&error))?;
+        self.shared.waiting.store(depth.messages, Ordering::Relaxed);
+        let age = depth.oldest.map_or(0.0, |at| (Utc::now() - at).as_seconds_f64().max(0.0));
+        gauge!("rollcall_spool_events").set(depth.messages as f64);
+        gauge!("rollcall_spool_oldest_seconds").set(age);
+        gauge!("rollcall_spool_bytes").set(depth.bytes as f64);
+        gauge!("rollcall_spool_open").set(f64::from(u8::from(self.shared.open.load(Ordering::Relaxed))));
+        Ok(())
+    }
+
+    fn failed(&self, error: &sqlx::Error) -> StoreError {
+        self.shared.spool.file.failed(error)
+    }
+}
