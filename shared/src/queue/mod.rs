@@ -43,8 +43,8 @@ pub enum QueueError {
         /// What the broker said.
         reason: String,
     },
-    /// The broker is not there, or went away: it is tried again.
-    #[error("the broker at {url} cannot be reached: {reason}")]
+    /// The broker is not there, went away, or has no room for us: it is tried again.
+    #[error("the broker at {url} cannot be used now: {reason}")]
     Unavailable {
         /// The broker's URL, without its password.
         url: String,
