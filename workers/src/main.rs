@@ -117,7 +117,7 @@ async fn database(settings: &Settings, connections: usize) -> anyhow::Result<Dat
         match store::connect(url, connections).await {
             Ok(db) => break db,
             Err(error) if store::kind_of(&error) == ErrorKind::Unreachable => {
-                warn!(%url, %error, "the database is not there yet, trying on");
+                warn!(%url, %error, "the database is not there yet; will try again");
                 sleep(ASK_AGAIN).await;
             }
             Err(error) => return Err(error).with_context(|| format!("the database at {url} cannot be used")),

@@ -80,7 +80,7 @@ impl Consumer {
             Ok(session) => Some(session),
             Err(error) if error.is_final() => return Err(error),
             Err(error) => {
-                warn!(%error, "the broker is not there yet, trying on");
+                warn!(%error, "the broker is not there yet; will try again");
                 None
             }
         };
@@ -195,7 +195,7 @@ impl Delivery {
             match self.moves.publish(&queue, &self.message.body, properties.clone()).await {
                 Ok(()) => return self.ack().await,
                 Err(reason) => {
-                    warn!(reason, queue, message_id = %self.message.id, "a delivery could not be moved, trying on");
+                    warn!(reason, queue, message_id = %self.message.id, "a delivery could not be moved; will try again");
                     sleep(SETTLE_AGAIN).await;
                 }
             }
@@ -283,8 +283,8 @@ impl Intake {
             }
             match Session::open(&self).await {
                 Ok(opened) => session = Some(opened),
-                Err(error) if error.is_final() => error!(%error, "no deliveries can be taken, trying on"),
-                Err(error) => warn!(%error, "the broker is not there, trying on"),
+                Err(error) if error.is_final() => error!(%error, "no deliveries can be taken; will try again"),
+                Err(error) => warn!(%error, "the broker is not there; will try again"),
             }
         }
     }
