@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use chrono::Utc;
 use futures_util::FutureExt as _;
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::config::{self, Settings, UnknownSessions};
 use rollcall_shared::event::{Change, Event, WorkerName};
 use rollcall_shared::plugnmeet::api;
@@ -310,7 +311,7 @@ impl Archivist {
 
     async fn sweep(&self) {
         if let Err(error) = self.archive.sweep(&self.db).await {
-            tracing::warn!(error = format!("{error:#}"), "what died jobs have left could not be removed");
+            tracing::warn!(error = in_one_line(&error), "what died jobs have left could not be removed");
         }
     }
 
@@ -441,7 +442,7 @@ async fn patiently<T, F: Future<Output = Result<T, Failure>>>(work: impl Fn() ->
     loop {
         match work().await {
             Err(Failure::Unreachable(error)) if Instant::now() < deadline => {
-                tracing::warn!(error = format!("{error:#}"), "an archived recording waits for the database");
+                tracing::warn!(error = in_one_line(&error), "an archived recording waits for the database");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             done => return done,
