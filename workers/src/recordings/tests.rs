@@ -118,7 +118,7 @@ fn event() -> Event {
         title: None,
         parent_room_id: None,
     };
-    let change = Change::Recording(Recording { record_id: "r-1".into(), ready: true });
+    let change = Change::Recording(Recording { record_id: "r-1".into() });
     Event { room, at: DateTime::from_timestamp(1_795_308_819, 0).unwrap(), change }
 }
 
