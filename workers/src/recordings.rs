@@ -402,8 +402,8 @@ fn clean(text: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The file came whole and is no page of a proxy's, so what ffprobe cannot read now it will not read later either. Everything
-/// else is this machine's trouble.
+/// The file came whole and is no page of a proxy's, so data that ffprobe cannot read now it will not read later either.
+/// Everything else is this machine's trouble.
 fn not_probed(error: ToolError) -> Failure {
     if error.is_the_files() {
         Failure::permanent(anyhow::Error::new(error).context("the file is not a recording"))
