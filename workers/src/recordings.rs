@@ -12,8 +12,6 @@ mod archive;
 mod download;
 mod lease;
 mod media;
-#[cfg(test)]
-mod stand_in;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
