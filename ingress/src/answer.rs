@@ -59,6 +59,11 @@ impl Answer {
         matches!(self, Self::BodyTooSlow | Self::BodyTooLong)
     }
 
+    /// Whether the request was signed by a server of the settings, and not by just anybody.
+    pub(crate) fn is_to_a_server(self) -> bool {
+        matches!(self, Self::Accepted(_) | Self::Ignored | Self::Unavailable)
+    }
+
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body()));
         *response.status_mut() = self.status();

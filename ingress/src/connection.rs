@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::Timeouts;
+use crate::answer::Answer;
 use crate::webhook::Webhooks;
 
 /// The longest head of a request that is read, in bytes; a webhook's is about 1 KiB, and proxies add to it. The buffer
@@ -61,7 +62,7 @@ async fn converse(
         stage.set(Stage::Request);
         async move {
             let answer = webhooks.answer(request, peer).await;
-            stage.set(if answer.closes_connection() { Stage::Refused } else { Stage::Idle });
+            stage.set(Stage::after(answer));
             Ok::<_, Infallible>(answer.into_response())
         }
     });
@@ -98,8 +99,22 @@ enum Stage {
     Request,
     /// To begin another request, some time.
     Idle,
+    /// To begin another request, soon: the last one was of nobody that is known here.
+    Stranger,
     /// To stop sending: its request was answered half read.
     Refused,
+}
+
+impl Stage {
+    fn after(answer: Answer) -> Self {
+        if answer.closes_connection() {
+            Self::Refused
+        } else if answer.is_to_a_server() {
+            Self::Idle
+        } else {
+            Self::Stranger
+        }
+    }
 }
 
 /// The stage, shared between the service and the reader below it: both run in the connection's one task.
@@ -112,7 +127,8 @@ impl StageCell {
     }
 
     fn get(&self) -> Stage {
-        const STAGES: [Stage; 5] = [Stage::New, Stage::Headers, Stage::Request, Stage::Idle, Stage::Refused];
+        use Stage::{Headers, Idle, New, Refused, Request, Stranger};
+        const STAGES: [Stage; 6] = [New, Headers, Request, Idle, Stranger, Refused];
         STAGES[usize::from(self.0.load(Ordering::Relaxed))]
     }
 }
@@ -124,8 +140,7 @@ struct Patient<S> {
     stage: Arc<StageCell>,
     timeouts: Timeouts,
     timer: Pin<Box<Sleep>>,
-    /// The stage that the timer runs for. It is set only when there is nothing to read, so a request that arrives in one
-    /// piece costs no timer at all.
+    /// The stage that the timer runs for. It is set only when there is nothing to read.
     timed: Option<Stage>,
 }
 
@@ -136,7 +151,7 @@ impl<S> Patient<S> {
 
     /// Something was read: if a request was awaited, it has begun.
     fn on_read(&mut self) {
-        if matches!(self.stage.get(), Stage::New | Stage::Idle) {
+        if matches!(self.stage.get(), Stage::New | Stage::Idle | Stage::Stranger) {
             self.stage.set(Stage::Headers);
             self.timed = None;
         }
@@ -149,6 +164,7 @@ impl<S> Patient<S> {
             Stage::New => self.timeouts.first_byte,
             Stage::Headers => self.timeouts.headers,
             Stage::Idle => self.timeouts.idle,
+            Stage::Stranger => self.timeouts.stranger_idle,
             Stage::Request | Stage::Refused => return Poll::Pending,
         };
         if self.timed != Some(stage) {
@@ -176,8 +192,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// While a request is worked on hyper sees that there is nothing to read, and then does not look again when it has
+    /// answered: so what may be awaited next is timed from here.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.poll_patience(cx).is_ready() {
+            // The next read tells.
+            cx.waker().wake_by_ref();
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

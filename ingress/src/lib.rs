@@ -33,12 +33,18 @@ pub struct Timeouts {
     pub headers: Duration,
     /// From the end of a request's headers to the end of its body.
     pub body: Duration,
-    /// From an answer to the next request. PlugNMeet keeps one connection per room for as long as the room lives, and is
+    /// From an answer to a server to its next request. PlugNMeet keeps one connection per room for as long as the room lives, and is
     /// silent on it for as long as nobody comes or goes.
     pub idle: Duration,
+    /// From any other answer to the next request.
+    pub stranger_idle: Duration,
     /// From an answer that was given before the body was read to closing the connection: see `connection`.
     pub linger: Duration,
 }
+
+/// How long the connection of somebody stays who has signed nothing: enough for a load balancer's checks, which come every
+/// few seconds, and too little to fill `ingress.max_connections` with connections that cost a stranger nothing to keep.
+const STRANGER_IDLE: Duration = Duration::from_mins(1);
 
 impl Default for Timeouts {
     fn default() -> Self {
@@ -47,6 +53,7 @@ impl Default for Timeouts {
             headers: Duration::from_secs(10),
             body: Duration::from_secs(10),
             idle: Duration::from_hours(1),
+            stranger_idle: STRANGER_IDLE,
             linger: Duration::from_secs(2),
         }
     }

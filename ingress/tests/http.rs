@@ -194,7 +194,9 @@ async fn who_connects_and_says_nothing_is_closed() {
 
 #[tokio::test]
 async fn an_idle_connection_outlives_every_time_out_but_its_own() {
-    let timeouts = Timeouts { first_byte: SHORT, headers: SHORT, body: SHORT, idle: 5 * SHORT, linger: SHORT };
+    let idle = 5 * SHORT;
+    let timeouts =
+        Timeouts { first_byte: SHORT, headers: SHORT, body: SHORT, idle, stranger_idle: SHORT, linger: SHORT };
     let ingress = Running::start(timeouts, 100).await;
     let mut sender = ingress.connect().await;
     for _ in 0..3 {
@@ -210,6 +212,39 @@ async fn an_idle_connection_outlives_every_time_out_but_its_own() {
     let begun = Instant::now();
     sender.closed().await;
     assert!(begun.elapsed() >= 4 * SHORT);
+}
+
+#[tokio::test]
+async fn a_server_has_its_idle_time_and_no_more() {
+    let ingress = Running::start(Timeouts { idle: SHORT, ..Timeouts::default() }, 100).await;
+    // One is answered at once, the other after a wait for the broker.
+    for body in [UNWANTED, WANTED] {
+        let mut sender = ingress.connect().await;
+        sender.ask(webhook(body)).await;
+        let begun = Instant::now();
+        sender.closed().await;
+        let took = begun.elapsed();
+        assert!(took < 5 * SHORT, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_who_has_signed_may_be_idle_for_long() {
+    let ingress = Running::start(Timeouts { stranger_idle: SHORT, ..Timeouts::default() }, 100).await;
+    let unsigned = request("POST", PATH, &[], UNWANTED);
+    let mut server = ingress.connect().await;
+    assert_eq!(server.ask(&unsigned).await.status, 403);
+    assert_eq!(server.ask(webhook(UNWANTED)).await.status, 200);
+    for (request, status) in [(unsigned, 403), (request("GET", "/", &[], ""), 404)] {
+        let mut stranger = ingress.connect().await;
+        let begun = Instant::now();
+        assert_eq!(stranger.ask(request).await.status, status);
+        stranger.closed().await;
+        let took = begun.elapsed();
+        assert!((SHORT..5 * SHORT).contains(&took), "{took:?}");
+    }
+    assert_eq!(server.ask(webhook(WANTED)).await.status, 503);
+    assert!(server.is_quiet_for(3 * SHORT).await, "the broker's absence is not the server's fault");
 }
 
 #[tokio::test]

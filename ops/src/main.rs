@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rollcall_shared::causes::in_one_line;
 
 /// The operator's tool of Rollcall, which turns a PlugNMeet server's webhooks into attendance, closed rooms and
 /// archived recordings.
@@ -47,7 +48,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, config).await,
     };
     outcome.unwrap_or_else(|error| {
-        output::complain(format_args!("rollcall: {error:#}"));
+        output::complain(format_args!("rollcall: {}", in_one_line(&error)));
         ExitCode::FAILURE
     })
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
-use rollcall_ops::standin::webhook::{Connection, Happening, RECORDER_BOT, Room};
+use rollcall_ops::standin::webhook::{Connection, Happening, Room};
 use rollcall_shared::config::{Ingress, Settings};
 use rollcall_shared::signature;
 use secrecy::SecretString;
@@ -94,7 +94,7 @@ struct Fields {
     /// The room's session; a new one is a new class. [default: the room, and -session]
     #[arg(long, value_name = "SID")]
     sid: Option<String>,
-    /// The room's title. [default: the room]
+    /// The room's title. [default: not told, so that a title that is known stays]
     #[arg(long)]
     title: Option<String>,
     /// The class that this is a breakout room of.
@@ -103,7 +103,7 @@ struct Fields {
     /// The person. RECORDER_BOT is the bot that records.
     #[arg(long, value_name = "ID", default_value = "42")]
     user: String,
-    /// The person's name. [default: User, and the person's id]
+    /// The person's name. [default: not told, so that a name that is known stays]
     #[arg(long)]
     name: Option<String>,
     /// The person's connection; one who comes in again has a new one. [default: PA_ and the person's id]
@@ -274,7 +274,7 @@ impl Fields {
         let mut connection = Connection {
             sid: self.connection.clone().unwrap_or_else(|| format!("PA_{}", self.user)),
             identity: self.user.clone(),
-            name: self.name.clone().unwrap_or_else(|| self.default_name()),
+            name: self.name.clone().unwrap_or_default(),
             joined_at: self.joined_at,
         };
         let happening = match event {
@@ -297,15 +297,11 @@ impl Fields {
         let room = Room {
             room_id: self.room.clone(),
             sid,
-            title: self.title.clone().unwrap_or_else(|| self.room.clone()),
+            title: self.title.clone().unwrap_or_default(),
             parent_room_id: self.parent.clone(),
             created_at: at,
         };
         Some(room.webhook(happening, at).body)
-    }
-
-    fn default_name(&self) -> String {
-        if self.user == RECORDER_BOT { "bot".to_owned() } else { format!("User {}", self.user) }
     }
 }
 
@@ -313,7 +309,7 @@ impl Fields {
 mod tests {
     use super::*;
     use clap::Parser;
-    use rollcall_shared::event::Change;
+    use rollcall_shared::event::{Change, Event};
     use rollcall_shared::plugnmeet::webhook::{Parsed, parse};
 
     #[derive(Parser)]
@@ -326,24 +322,37 @@ mod tests {
         Cli::try_parse_from(std::iter::once("send").chain(line.split_whitespace())).unwrap().args
     }
 
-    fn change(line: &str) -> Option<Change> {
+    fn event(line: &str) -> Event {
         let args = args(line);
         let body = body(&args.what, &args.fields).unwrap();
         match parse("main", &body, Utc::now()).unwrap() {
-            Parsed::Event(event) => Some(event.change),
-            Parsed::Ignored(_) => None,
+            Parsed::Event(event) => event,
+            Parsed::Ignored(reason) => panic!("ignored: {reason}"),
         }
     }
 
     #[test]
     fn a_join_and_a_leave_of_the_same_person_are_of_one_connection() {
-        let Some(Change::Joined(join)) = change("participant_joined --user 7 --at 1700000000") else { panic!() };
-        let Some(Change::Left(leave, departure)) = change("participant_left --user 7 --at 2023-11-14T22:14:20Z") else {
-            panic!()
-        };
+        let Change::Joined(join) = event("participant_joined --user 7 --at 1700000000").change else { panic!() };
+        let left = event("participant_left --user 7 --at 2023-11-14T22:14:20Z");
+        let Change::Left(leave, departure) = left.change else { panic!() };
         assert_eq!((&join.user_id, &join.participant_sid), (&leave.user_id, &leave.participant_sid));
         assert_eq!(join.joined_at.unwrap().timestamp(), 1_700_000_000);
         assert_eq!(departure.at.timestamp(), 1_700_000_060);
+    }
+
+    #[test]
+    fn a_name_and_a_title_are_told_only_where_they_are_given() {
+        for what in ["participant_joined", "participant_left"] {
+            for (options, name, title) in
+                [("", None, None), (" --name Sara --title Physics", Some("Sara"), Some("Physics"))]
+            {
+                let told = event(&format!("{what} --user 42{options}"));
+                let (Change::Joined(connection) | Change::Left(connection, _)) = told.change else { panic!() };
+                assert_eq!((connection.name.as_deref(), told.room.title.as_deref()), (name, title), "{what}{options}");
+            }
+        }
+        assert_eq!(event("room_started").room.title, None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,6 +81,7 @@ pub struct Database {
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
     /// `file:///absolute/folder`.
+    #[serde(deserialize_with = "storage_url")]
     pub url: Url,
 }
 
@@ -88,8 +90,10 @@ pub struct Storage {
 #[serde(deny_unknown_fields, default)]
 pub struct Ingress {
     /// Where webhooks are taken.
+    #[serde(deserialize_with = "address")]
     pub address: SocketAddr,
     /// Where `/healthz`, `/readyz` and `/metrics` are shown: not for the world.
+    #[serde(deserialize_with = "address")]
     pub admin_address: SocketAddr,
     /// The paths that webhooks are posted to; in the environment with commas between them.
     #[serde(deserialize_with = "list")]
@@ -139,6 +143,7 @@ pub struct PlugNMeet {
 #[serde(deny_unknown_fields, default)]
 pub struct Workers {
     /// Where a worker shows `/healthz`, `/readyz` and `/metrics`; nowhere unless told.
+    #[serde(deserialize_with = "some_address")]
     pub admin_address: Option<SocketAddr>,
     /// The most events in one transaction.
     pub batch_size: usize,
@@ -373,20 +378,24 @@ impl<'de> Deserialize<'de> for RetrySchedule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut delays = list(deserializer)?
             .iter()
-            .map(|text| {
-                humantime::parse_duration(text).map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
-            })
+            .map(|text| retry_delay(text).map_err(de::Error::custom))
             .collect::<Result<Vec<_>, _>>()?;
         delays.sort_unstable();
         delays.dedup();
-        // RabbitMQ takes a time to live of up to 32 bits of milliseconds.
-        let month = Duration::from_hours(24 * 31);
-        if delays.is_empty() || delays.iter().any(|delay| delay.is_zero() || *delay > month) {
-            return Err(de::Error::custom(
-                "a retry schedule is one or more delays, such as \"1s\", up to a month each",
-            ));
+        if delays.is_empty() {
+            return Err(de::Error::custom("a retry schedule is one or more delays, such as \"1s, 5m\""));
         }
         Ok(Self(delays))
+    }
+}
+
+/// RabbitMQ counts a time to live in milliseconds, up to 32 bits of them.
+fn retry_delay(text: &str) -> Result<Duration, String> {
+    let (shortest, longest) = (Duration::from_millis(1), Duration::from_hours(24 * 31));
+    match humantime::parse_duration(text) {
+        Ok(delay) if (shortest..=longest).contains(&delay) => Ok(delay),
+        Ok(_) => Err(format!("{text:?} is no delay of a retry schedule: it is from 1ms to 31days")),
+        Err(error) => Err(format!("{text:?} is no delay such as \"500ms\", \"10s\" or \"5m\": {error}")),
     }
 }
 
@@ -508,6 +517,7 @@ impl Settings {
     /// # Errors
     /// A file that was named is not there, a setting is unknown, missing, or has a value that it cannot have.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        check_names(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         let source = match file {
             Some(file) => config::File::from(file).format(config::FileFormat::Toml),
             None => config::File::from(Path::new("rollcall.toml")).required(false),
@@ -536,40 +546,49 @@ impl Settings {
             "it is sqlite:// and the path of a file on this machine, or postgres://user:password@host/name",
         )?;
         let storage = &self.storage.url;
-        check(
-            storage.scheme() == "file" && storage.to_file_path().is_ok(),
-            "storage.url",
-            storage,
-            "it is file:// and an absolute folder, file:///var/lib/rollcall/media",
-        )?;
-        let Ingress { paths, max_connections, confirm_timeout, .. } = &self.ingress;
+        check(storage.scheme() == "file" && storage.to_file_path().is_ok(), "storage.url", storage, STORAGE_URL)?;
+        self.check_ingress()?;
+        self.check_workers()?;
+        self.check_recordings()?;
+        self.check_servers()
+    }
+
+    fn check_ingress(&self) -> Result<(), ConfigError> {
+        let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, .. } = &self.ingress;
         for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
         check(!paths.is_empty(), "ingress.paths", &"empty", "there is one at least")?;
+        check(
+            // A webhook has about 4 KB, and RabbitMQ 4 takes no message that is longer than 16 MiB.
+            (16 * 1024..=16 * 1024 * 1024).contains(max_body_bytes),
+            "ingress.max_body_bytes",
+            max_body_bytes,
+            "it is from 16384 to 16777216",
+        )?;
         check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
-        check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")?;
+        check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")
+    }
+
+    fn check_workers(&self) -> Result<(), ConfigError> {
+        let Workers { batch_size, batch_wait, .. } = &self.workers;
+        check((1..=5_000).contains(batch_size), "workers.batch_size", batch_size, "it is from 1 to 5000")?;
+        check_time("workers.batch_wait", *batch_wait, Duration::ZERO..=SECOND, "it is 1s at most")
+    }
+
+    fn check_recordings(&self) -> Result<(), ConfigError> {
+        let Recordings { concurrency, hold, lease, read_timeout, ffmpeg_timeout, .. } = &self.recordings;
+        check((1..=100).contains(concurrency), "recordings.concurrency", concurrency, "it is from 1 to 100")?;
+        let longest = Duration::from_mins(10);
         check(
-            (1..=5_000).contains(&self.workers.batch_size),
-            "workers.batch_size",
-            &self.workers.batch_size,
-            "it is from 1 to 5000",
-        )?;
-        check(
-            (1..=100).contains(&self.recordings.concurrency),
-            "recordings.concurrency",
-            &self.recordings.concurrency,
-            "it is from 1 to 100",
-        )?;
-        let Recordings { hold, lease, .. } = &self.recordings;
-        let (second, longest) = (Duration::from_secs(1), Duration::from_mins(10));
-        check(
-            *hold <= longest && (second..=longest).contains(lease),
+            *hold <= longest && (SECOND..=longest).contains(lease),
             "recordings.hold and recordings.lease",
             &format!("{hold:?} and {lease:?}"),
             "either is 10m at most, and the lease 1s at least",
         )?;
-        self.check_servers()
+        check_time("recordings.read_timeout", *read_timeout, SECOND..=longest, "it is from 1s to 10m")?;
+        let hour = Duration::from_hours(1);
+        check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")
     }
 
     fn check_servers(&self) -> Result<(), ConfigError> {
@@ -635,6 +654,8 @@ fn without_password(mut url: Url) -> String {
     url.into()
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+const STORAGE_URL: &str = "it is file:// and an absolute folder, file:///var/lib/rollcall/media";
 const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
 
 /// Names become parts of routing keys and queue names, where a dot separates.
@@ -644,6 +665,45 @@ fn is_name(text: &str) -> bool {
 
 fn check(good: bool, name: &str, value: &dyn fmt::Display, allowed: &'static str) -> Result<(), ConfigError> {
     if good { Ok(()) } else { Err(ConfigError::Invalid { name: name.to_owned(), value: value.to_string(), allowed }) }
+}
+
+fn check_time(
+    name: &str,
+    value: Duration,
+    range: RangeInclusive<Duration>,
+    allowed: &'static str,
+) -> Result<(), ConfigError> {
+    check(range.contains(&value), name, &humantime::format_duration(value), allowed)
+}
+
+/// Whether the environment has a variable that is meant as a setting and is none, for want of an underscore.
+fn check_names(mut names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    let setting = |name: &str| {
+        let setting = name.strip_prefix("ROLLCALL_")?;
+        (!setting.starts_with('_') && setting.contains("__")).then(|| format!("ROLLCALL__{setting}"))
+    };
+    let misspelt = names.find_map(|name| Some((setting(&name)?, name)));
+    misspelt.map_or(Ok(()), |(right, wrong)| {
+        Err(ConfigError::Read(format!("the environment variable {wrong} sets nothing: it is spelt {right}")))
+    })
+}
+
+/// A number alone is text too.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        de::Error::custom(format!("{text:?} is no IP address with a port, such as \"0.0.0.0:8080\" or \"[::1]:8080\""))
+    })
+}
+
+fn some_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer).map(Some)
+}
+
+/// The value is not repeated: what is no URL may be anything.
+fn storage_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Url::parse(&text).map_err(|error| de::Error::custom(format!("not a URL ({error}): {STORAGE_URL}")))
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -724,6 +784,31 @@ mod tests {
             (&format!("{QUEUE}{}", twins()), "setting plugnmeet.b.api_secret is \"that of another server"),
             (&format!("{QUEUE}workers.batch_size = 0"), "setting workers.batch_size is \"0\": it is from 1"),
             (&format!("{QUEUE}attendance.retry = []"), "one or more delays"),
+            (&format!("{QUEUE}attendance.retry = ['999us']"), "setting attendance.retry: \"999us\" is no delay"),
+            (&format!("{QUEUE}rooms.retry = '1s, 32days'"), "it is from 1ms to 31days"),
+            (&format!("{QUEUE}rooms.retry = '1s, soon'"), "setting rooms.retry: \"soon\" is no delay such as"),
+            (
+                &format!("{QUEUE}ingress.address = 8081"),
+                "setting ingress.address: \"8081\" is no IP address with a port",
+            ),
+            (&format!("{QUEUE}ingress.admin_address = ':8081'"), "such as \"0.0.0.0:8080\""),
+            (&format!("{QUEUE}workers.admin_address = 'x'"), "setting workers.admin_address: \"x\" is no IP"),
+            (
+                &format!("{QUEUE}storage.url = '/srv'"),
+                "setting storage.url: not a URL (relative URL without a base): it is",
+            ),
+            (&format!("{QUEUE}storage.url = 'hunter2'"), "file:///var/lib/rollcall/media"),
+            (
+                &format!("{QUEUE}ingress.max_body_bytes = 0"),
+                "setting ingress.max_body_bytes is \"0\": it is from 16384",
+            ),
+            (&format!("{QUEUE}ingress.max_body_bytes = 16777217"), "to 16777216"),
+            (&format!("{QUEUE}workers.batch_wait = '2s'"), "setting workers.batch_wait is \"2s\": it is 1s at most"),
+            (
+                &format!("{QUEUE}recordings.read_timeout = '0s'"),
+                "setting recordings.read_timeout is \"0s\": it is from 1s",
+            ),
+            (&format!("{QUEUE}recordings.ffmpeg_timeout = '2h'"), "setting recordings.ffmpeg_timeout is \"2h\": it is"),
             (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
             (&format!("{QUEUE}[plugnmeet.\"A.b\"]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'"), "A.b"),
             (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://u:hunter2@x'\napi_key='k'\napi_secret='s'"), "plugnmeet.a.url"),
@@ -735,6 +820,18 @@ mod tests {
             assert!(text.contains(expected), "{toml}: {text}");
             assert!(!text.contains("hunter2"), "{toml}: {text}");
         }
+    }
+
+    #[test]
+    fn a_variable_that_lacks_an_underscore_is_named() {
+        let check = |names: &[&str]| check_names(names.iter().map(|&name| name.to_owned()));
+        check(&["PATH", "ROLLCALL__QUEUE__URL", "ROLLCALL_DEV", "ROLLCALL_TEST_AMQP_URL", "ROLLCALL_API_SECRET"])
+            .unwrap();
+        let error = check(&["ROLLCALL_DEV", "ROLLCALL_QUEUE__URL"]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the environment variable ROLLCALL_QUEUE__URL sets nothing: it is spelt ROLLCALL__QUEUE__URL"
+        );
     }
 
     #[test]

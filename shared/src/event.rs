@@ -115,7 +115,7 @@ pub enum Change {
     Joined(Connection),
     /// A person's connection ended.
     Left(Connection, Departure),
-    /// A recording stopped, or can be had: which of the two.
+    /// A recording stopped, or can be had: a rule that asks for the file finds out.
     Recording(Recording),
 }
 
@@ -150,8 +150,6 @@ pub struct Departure {
 pub struct Recording {
     /// The server's id of the recording.
     pub record_id: String,
-    /// Whether the server says that the file can be had; else it has stopped, and the file is still being made.
-    pub ready: bool,
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What Rollcall's programs share, one module each.
 //!
+//! - [`causes`]: an error with its causes, each thing said once;
 //! - [`config`]: `rollcall.toml` and the environment, checked before anything starts;
 //! - [`event`]: what happened in a room, in words that no server owns, and which worker wants it;
 //! - [`plugnmeet`]: how a PlugNMeet server says it (`webhook`) and how one asks it back (`api`);
@@ -12,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod causes;
 pub mod config;
 pub mod event;
 pub mod plugnmeet;

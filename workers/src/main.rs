@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::Settings;
@@ -73,15 +73,15 @@ async fn database(
         match store::connect(url, program::connections(worker, settings)).await {
             Ok(db) => break db,
             Err(error) if store::kind_of(&error) == ErrorKind::Unreachable => {
-                warn!(%url, %error, "the database is not there yet, trying on");
+                warn!(%url, %error, "the database is not there yet; will try again");
                 sleep(ASK_AGAIN).await;
             }
-            Err(error) => return Err(error).with_context(|| format!("the database at {url} cannot be used")),
+            Err(error) => bail!("the database at {url} cannot be used: {error}"),
         }
     };
     let pending = Migrator::get_pending_migrations_read_only(&db)
         .await
-        .context("cannot tell whether the database is migrated")?;
+        .map_err(|error| anyhow!("cannot tell whether the database is migrated: {error}"))?;
     if !pending.is_empty() {
         bail!("the database at {url} is not migrated ({} to go): run `rollcall migrate up`", pending.len());
     }

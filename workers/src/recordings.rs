@@ -12,8 +12,6 @@ mod archive;
 mod download;
 mod lease;
 mod media;
-#[cfg(test)]
-mod stand_in;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -23,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use chrono::Utc;
 use futures_util::FutureExt as _;
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::config::{self, Settings, UnknownSessions};
 use rollcall_shared::event::{Change, Event, WorkerName};
 use rollcall_shared::plugnmeet::api;
@@ -310,7 +309,7 @@ impl Archivist {
 
     async fn sweep(&self) {
         if let Err(error) = self.archive.sweep(&self.db).await {
-            tracing::warn!(error = format!("{error:#}"), "what died jobs have left could not be removed");
+            tracing::warn!(error = in_one_line(&error), "what died jobs have left could not be removed");
         }
     }
 
@@ -401,8 +400,8 @@ fn clean(text: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The file came whole and is no page of a proxy's, so what ffprobe cannot read now it will not read later either. Everything
-/// else is this machine's trouble.
+/// The file came whole and is no page of a proxy's, so data that ffprobe cannot read now it will not read later either.
+/// Everything else is this machine's trouble.
 fn not_probed(error: ToolError) -> Failure {
     if error.is_the_files() {
         Failure::permanent(anyhow::Error::new(error).context("the file is not a recording"))
@@ -441,7 +440,7 @@ async fn patiently<T, F: Future<Output = Result<T, Failure>>>(work: impl Fn() ->
     loop {
         match work().await {
             Err(Failure::Unreachable(error)) if Instant::now() < deadline => {
-                tracing::warn!(error = format!("{error:#}"), "an archived recording waits for the database");
+                tracing::warn!(error = in_one_line(&error), "an archived recording waits for the database");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             done => return done,

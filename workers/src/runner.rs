@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::config::RetrySchedule;
 use rollcall_shared::event::Event;
 use rollcall_shared::plugnmeet::webhook::{self, Parsed};
@@ -236,7 +237,7 @@ impl<W: Worker> Runner<W> {
             let outcome = self.handle(events.clone()).await;
             histogram!("rollcall_worker_batch_seconds", "worker" => W::NAME.as_str()).record(began.elapsed());
             let Err(Failure::Unreachable(error)) = outcome else { return outcome };
-            warn!(worker = %W::NAME, error = %format!("{error:#}"), "the database is away: waiting for it");
+            warn!(worker = %W::NAME, error = in_one_line(&error), "the database is away: waiting for it");
             let patience = HOLD.saturating_sub(since.elapsed());
             let back = timeout(patience, taking.run_until_cancelled(self.database_is_back()));
             if !matches!(back.await, Ok(Some(()))) {

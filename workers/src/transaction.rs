@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 use tokio::time::timeout;
@@ -31,7 +32,7 @@ pub(crate) async fn transaction<T, F: Future<Output = Result<T, Failure>>>(
 ) -> Result<T, Failure> {
     for _ in 1..TRIES {
         match in_time(once(db, &work)).await {
-            Err(Failure::Transient(error)) if is_conflict(&error) => debug!(error = %format!("{error:#}"), "again"),
+            Err(Failure::Transient(error)) if is_conflict(&error) => debug!(error = in_one_line(&error), "again"),
             done => return done,
         }
     }

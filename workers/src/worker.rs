@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::event::{Event, WorkerName};
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::DbErr;
@@ -46,13 +47,13 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Later it may work: tried again on the worker's schedule, dead when that is used up.
-    #[error("{0:#}")]
+    #[error("{}", in_one_line(.0))]
     Transient(anyhow::Error),
     /// Waiting will not help: dead at once.
-    #[error("{0:#}")]
+    #[error("{}", in_one_line(.0))]
     Permanent(anyhow::Error),
     /// The database is not there: nobody's failure. The worker stops taking events until it is back.
-    #[error("{0:#}")]
+    #[error("{}", in_one_line(.0))]
     Unreachable(anyhow::Error),
 }
 
@@ -77,5 +78,17 @@ impl From<DbErr> for Failure {
             ErrorKind::Conflict | ErrorKind::Unknown => Self::Transient(error),
             ErrorKind::Refused => Self::Permanent(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sea_orm::RuntimeErr;
+
+    #[test]
+    fn a_database_error_is_told_once() {
+        let failure = Failure::from(DbErr::Query(RuntimeErr::Internal("no such table".into())));
+        assert_eq!(failure.to_string(), "Query Error: no such table");
     }
 }

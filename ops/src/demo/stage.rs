@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use futures_util::{FutureExt, future};
 use rollcall_ops::standin::{Recording, Sender, StandIn};
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::config::Settings;
 use rollcall_shared::queue::Queue;
 use sea_orm::DatabaseConnection;
@@ -227,7 +228,7 @@ impl Stage {
             self.directory.tidy();
         }
         for failure in &failures {
-            output::complain(format_args!("rollcall: {failure:#}"));
+            output::complain(format_args!("rollcall: {}", in_one_line(failure)));
         }
         failures.is_empty()
     }

@@ -67,7 +67,7 @@ impl Answer {
     /// The answer on the wire, as `fault` has it.
     pub(super) async fn send(self, fault: Fault, endings: Endings) -> Result<Response<Body>, Disconnect> {
         Ok(match fault {
-            Fault::None => self.respond(Spoilt::default()),
+            Fault::None | Fault::Held => self.respond(Spoilt::default()),
             Fault::Late(after) => {
                 tokio::time::sleep(after).await;
                 self.respond(Spoilt::default())

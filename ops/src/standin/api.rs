@@ -104,7 +104,7 @@ pub(super) async fn answer(server: &Server, request: Request<Incoming>) -> Resul
     };
     let asked = serde_json::from_slice::<Asked>(&body);
     let record_id = asked.as_ref().ok().map(|asked| asked.record_id.as_str());
-    let fault = server.take_fault(endpoint, &parts, record_id);
+    let fault = server.take_fault(endpoint, &parts, record_id).await;
     let endings = Endings {
         not_found: spoken(failure(StatusCode::OK, "recording not found", "NOT_FOUND"), is_old),
         unauthorized: spoken(bad_signature(), is_old),

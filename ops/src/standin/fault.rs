@@ -37,6 +37,8 @@ pub enum Fault {
     Html,
     /// The answer, but only after this long.
     Late(Duration),
+    /// The answer, but only when [`StandIn::let_go`](super::StandIn::let_go) says so.
+    Held,
     /// No answer: the connection is closed.
     Disconnect,
     /// The answer's body at this speed.

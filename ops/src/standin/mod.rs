@@ -42,6 +42,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use url::Url;
 
@@ -136,6 +137,7 @@ impl StandIn {
             api_key: api_key.to_owned(),
             secret: secret.clone(),
             state: Mutex::new(State::default()),
+            held: Semaphore::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&server)));
         Ok(Self { address, server, accepting })
@@ -164,6 +166,16 @@ impl StandIn {
     /// Whether downloads honour `Range`, as a proxy in front may; a PlugNMeet server itself does not.
     pub fn honour_range(&self, honours: bool) {
         self.server.state().honours_range = honours;
+    }
+
+    /// Lets so many requests go that are [held](Fault::Held), or will be.
+    pub fn let_go(&self, requests: usize) {
+        self.server.held.add_permits(requests);
+    }
+
+    /// Whether downloads say which version of the file they are of; some proxies take that away.
+    pub fn name_versions(&self, names: bool) {
+        self.server.state().names_versions = names;
     }
 
     /// Whether it is a server from before `status_code`: it answers camelCase and knows only the old path for the info.
@@ -207,6 +219,8 @@ struct Server {
     api_key: String,
     secret: SecretString,
     state: Mutex<State>,
+    /// As many permits as requests may go that are held.
+    held: Semaphore,
 }
 
 #[derive(Debug)]
@@ -215,6 +229,7 @@ struct State {
     scripts: HashMap<Endpoint, VecDeque<Fault>>,
     seen: Vec<Seen>,
     honours_range: bool,
+    names_versions: bool,
     is_old: bool,
     token_lifetime: Duration,
 }
@@ -226,6 +241,7 @@ impl Default for State {
             scripts: HashMap::new(),
             seen: Vec::new(),
             honours_range: false,
+            names_versions: true,
             is_old: false,
             token_lifetime: Duration::from_mins(30),
         }
@@ -243,8 +259,21 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a request down and takes what the script has for it.
-    fn take_fault(&self, endpoint: Endpoint, request: &hyper::http::request::Parts, record_id: Option<&str>) -> Fault {
+    /// Writes a request down, takes what the script has for it, and holds it if it is to be held.
+    async fn take_fault(
+        &self,
+        endpoint: Endpoint,
+        request: &hyper::http::request::Parts,
+        record_id: Option<&str>,
+    ) -> Fault {
+        let fault = self.write_down(endpoint, request, record_id);
+        if fault == Fault::Held {
+            self.held.acquire().await.expect("the semaphore is never closed").forget();
+        }
+        fault
+    }
+
+    fn write_down(&self, endpoint: Endpoint, request: &hyper::http::request::Parts, record_id: Option<&str>) -> Fault {
         let range = request.headers.get(hyper::header::RANGE).and_then(|range| range.to_str().ok());
         let mut state = self.state();
         let fault = state.scripts.get_mut(&endpoint).and_then(VecDeque::pop_front).unwrap_or(Fault::None);

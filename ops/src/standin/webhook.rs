@@ -53,7 +53,7 @@ pub struct Connection {
     pub sid: String,
     /// The LMS's id of the person.
     pub identity: String,
-    /// The name that the person goes by.
+    /// The name that the person goes by; not told where it is empty.
     pub name: String,
     /// When it began; a real server always tells, to the millisecond.
     pub joined_at: Option<DateTime<Utc>>,
@@ -246,6 +246,7 @@ struct ParticipantDetails<'a> {
     joined_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     joined_at_ms: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
     version: u32,
     permission: Permission,

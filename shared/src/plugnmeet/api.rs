@@ -40,6 +40,8 @@ pub struct Client {
     url: Url,
     api_key: String,
     api_secret: SecretString,
+    /// The secret before that, which the server may know instead while it is being changed.
+    previous_secret: Option<SecretString>,
     /// For signed requests: their headers must not follow a redirect to somebody else.
     api: reqwest::Client,
     /// For downloads, which need no header of ours and follow redirects.
@@ -68,6 +70,7 @@ impl Client {
             url: server.url.clone(),
             api_key: server.api_key.clone(),
             api_secret: server.api_secret.clone(),
+            previous_secret: server.previous_secret.clone(),
             api: build(redirect::Policy::none())?,
             files: build(redirect::Policy::limited(MAX_REDIRECTS))?,
         })
@@ -118,14 +121,26 @@ impl Client {
 
     async fn ask<A: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<A, Error> {
         let body = serde_json::to_vec(request).expect("a struct of strings always serialises");
+        let answer = self.post(path, &body, &self.api_secret).await;
+        let answer = match (answer, &self.previous_secret) {
+            (Err(Error::Status { status: StatusCode::UNAUTHORIZED, .. }), Some(previous)) => {
+                self.post(path, &body, previous).await
+            }
+            (answer, _) => answer,
+        };
+        parse(&answer?)
+    }
+
+    /// Posts a request that is signed with `secret`; the body of an answer with HTTP 200.
+    async fn post(&self, path: &str, body: &[u8], secret: &SecretString) -> Result<Vec<u8>, Error> {
         let mut response = self
             .api
             .post(self.path(&[&["auth"], path.split('/').collect::<Vec<_>>().as_slice()].concat()))
             .timeout(ANSWER_TIMEOUT)
             .header(CONTENT_TYPE, "application/json")
             .header("API-KEY", &self.api_key)
-            .header("HASH-SIGNATURE", sign_hmac(&self.api_secret, &body))
-            .body(body)
+            .header("HASH-SIGNATURE", sign_hmac(secret, body))
+            .body(body.to_vec())
             .send()
             .await
             .map_err(Error::connection)?;
@@ -134,7 +149,7 @@ impl Client {
             let verdict: Verdict = serde_json::from_slice(&body).unwrap_or_default();
             return Err(Error::status(Asked::Api, &response, verdict.msg));
         }
-        parse(&body)
+        Ok(body)
     }
 
     /// The server's address, which may have a path of its own, and these segments.

@@ -211,7 +211,6 @@ impl Body {
         let record_id = self.recording_info.as_ref().and_then(|info| info.record_id.clone());
         Ok(Recording {
             record_id: record_id.filter(|id| !id.is_empty()).ok_or_else(|| self.missing("recording_info.record_id"))?,
-            ready: self.event == "recording_proceeded",
         })
     }
 }
@@ -427,7 +426,7 @@ mod tests {
         let recording = event(&json!({"event": "end_recording",
             "recording_info": {"recordingId": "rec-1", "roomId": "algebra", "fileName": "../x.mp4"}}));
         assert_eq!(recording.room.room_id, "algebra");
-        assert_eq!(recording.change, Change::Recording(Recording { record_id: "rec-1".into(), ready: false }));
+        assert_eq!(recording.change, Change::Recording(Recording { record_id: "rec-1".into() }));
     }
 
     #[test]

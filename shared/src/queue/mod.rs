@@ -166,8 +166,8 @@ pub enum QueueError {
     /// The file that holds the queue could not be written to just now.
     #[error("{0}")]
     Storage(String),
-    /// The broker is not there, or went away: it is tried again.
-    #[error("the broker at {url} cannot be reached: {reason}")]
+    /// The broker is not there, went away, or has no room for us: it is tried again.
+    #[error("the broker at {url} cannot be used now: {reason}")]
     Unavailable {
         /// The broker's URL, without its password.
         url: String,

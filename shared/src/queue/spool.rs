@@ -165,7 +165,7 @@ impl Drainer {
                 self.drain().await
             };
             if let Err(error) = done.await {
-                warn!(%error, "the spool cannot be drained, will try again");
+                warn!(%error, "the spool cannot be drained; will try again");
             }
         }
     }

@@ -47,8 +47,12 @@ pub fn init(log: &Log) -> Result<(), InitError> {
     Ok(())
 }
 
+/// Where lapin calls an error what it also returns, raw and on several lines. Its callers say it once, with what to do.
+const QUIET: &str = "lapin::channel=off,lapin::io_loop=off";
+
 fn filter(text: &str) -> Result<EnvFilter, ConfigError> {
-    EnvFilter::builder().parse(text).map_err(|_| ConfigError::Invalid {
+    let quiet = if text.contains("lapin") { "" } else { QUIET };
+    EnvFilter::builder().parse(format!("{quiet},{text}")).map_err(|_| ConfigError::Invalid {
         name: "log.filter".into(),
         value: text.into(),
         allowed: "it is a level, and levels of parts after commas: \"info\", \"info,rollcall_workers=debug\"",
@@ -58,6 +62,23 @@ fn filter(text: &str) -> Result<EnvFilter, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lapin_says_is_said_by_us_unless_it_is_asked_for() {
+        let shown = |text: &str| {
+            let lines = tracing_subscriber::fmt().with_env_filter(filter(text).unwrap()).finish();
+            tracing::subscriber::with_default(lines, || {
+                [
+                    tracing::enabled!(target: "lapin::channels", tracing::Level::ERROR),
+                    tracing::enabled!(target: "lapin::heartbeat", tracing::Level::ERROR),
+                    tracing::enabled!(target: "rollcall_shared::queue", tracing::Level::INFO),
+                ]
+            })
+        };
+        assert_eq!(shown("info"), [false, true, true]);
+        assert_eq!(shown("info,lapin=debug"), [true, true, true]);
+        assert_eq!(shown("off"), [false, false, false]);
+    }
 
     #[test]
     fn a_bad_filter_is_named() {

@@ -22,6 +22,16 @@ const FORMATS: &str = "mov,mp4,m4a,matroska,webm,ogg,mp3,aac,wav,flac,avi,flv,mp
 const MAX_OUTPUT: usize = 1024 * 1024;
 /// The most that is kept of a program's complaints, in bytes.
 const MAX_COMPLAINTS: usize = 2 * 1024;
+/// How ffprobe says that the data are at fault, in its own words and its demuxers'. Whatever else it says is of this machine:
+/// a file that it may not open, memory, an option that it is too old for; and a disk, which it cannot always tell from a
+/// file that is cut off.
+const BAD_DATA: [&str; 5] = [
+    "Invalid data found when processing input",
+    "moov atom not found",
+    "File ended prematurely",
+    "End of file",
+    "Format not on whitelist",
+];
 
 /// The two programs.
 #[derive(Debug)]
@@ -64,9 +74,12 @@ pub(super) enum ToolError {
     /// Somebody killed it: too little memory, say.
     #[error("{program} was killed ({status})")]
     Killed { program: PathBuf, status: ExitStatus },
-    /// It cannot make anything of the file.
+    /// It has given up, and says why.
     #[error("{program} says: {complaints}")]
     Refused { program: PathBuf, complaints: String },
+    /// It is content, and what it says cannot be read: another program, or one of another time.
+    #[error("{program} reports what is not understood here")]
+    Report { program: PathBuf, source: serde_json::Error },
     /// The file has neither picture nor sound.
     #[error("neither picture nor sound is in it")]
     NoMedia,
@@ -75,7 +88,11 @@ pub(super) enum ToolError {
 impl ToolError {
     /// Whether the fault is the file's, so that the same file will fare no better.
     pub(super) fn is_the_files(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::NoMedia)
+        match self {
+            Self::NoMedia => true,
+            Self::Refused { complaints, .. } => BAD_DATA.iter().any(|words| complaints.contains(words)),
+            _ => false,
+        }
     }
 }
 
@@ -103,7 +120,10 @@ impl Tools {
         let mut ffprobe = Command::new(&self.ffprobe);
         ffprobe.args(READ_SAFELY).args(["-print_format", "json", "-show_format", "-show_streams"]).arg(local(file));
         let report = self.run("ffprobe", &mut ffprobe).await?;
-        parse(&report).ok_or(ToolError::NoMedia)
+        match serde_json::from_slice(&report) {
+            Ok(report) => media(report).ok_or(ToolError::NoMedia),
+            Err(source) => Err(ToolError::Report { program: self.ffprobe.clone(), source }),
+        }
     }
 
     /// Makes a JPEG of the picture at one second, or of the first where it is shorter.
@@ -246,8 +266,7 @@ struct Format {
 }
 
 /// What ffprobe's report says; `None` if it is neither video nor audio.
-fn parse(report: &[u8]) -> Option<Media> {
-    let report: Report = serde_json::from_slice(report).ok()?;
+fn media(report: Report) -> Option<Media> {
     let is =
         |kind: &'static str| move |stream: &Stream| stream.codec_type == kind && stream.disposition.attached_pic == 0;
     let sound = report.streams.iter().any(is("audio"));

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use chrono::DateTime;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
+use rollcall_ops::standin::{self, Endpoint, Fault, StandIn};
 use rollcall_shared::config::SecretUrl;
 use rollcall_shared::event::{Recording, Room, Sid};
 use rollcall_shared::store;
@@ -9,8 +10,49 @@ use rollcall_shared::store::entity::course_live_session as session;
 use sea_orm::{ConnectionTrait as _, PaginatorTrait as _};
 use tempfile::TempDir;
 
-use super::stand_in::{Reply, Request, StandIn, api, head, http};
 use super::*;
+
+const RECORD_ID: &str = "r-1";
+
+/// A PlugNMeet server, and where its recording lies.
+pub(super) struct Server {
+    pub(super) stand_in: StandIn,
+    folder: TempDir,
+}
+
+impl Server {
+    /// One that has no recording yet.
+    async fn start() -> Self {
+        let stand_in = StandIn::start("key", &"hunter2".into()).await.unwrap();
+        Self { stand_in, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// One whose recording has these bytes.
+    pub(super) async fn with(bytes: &[u8]) -> Self {
+        let server = Self::start().await;
+        server.add(bytes);
+        server
+    }
+
+    /// From now on it has the recording.
+    fn add(&self, bytes: &[u8]) {
+        let file = self.folder.path().join("recording");
+        std::fs::write(&file, bytes).unwrap();
+        let recording = standin::Recording::new(RECORD_ID, "phys-9", "sid-1", file);
+        let created_at = DateTime::from_timestamp(1_795_308_819, 0).unwrap();
+        self.stand_in.add_recording(standin::Recording { title: "Physics فیزیک".into(), created_at, ..recording });
+    }
+
+    pub(super) fn client(&self) -> api::Client {
+        let settings = config::PlugNMeet {
+            url: self.stand_in.url(),
+            api_key: "key".into(),
+            api_secret: "hunter2".into(),
+            previous_secret: None,
+        };
+        api::Client::new(&settings, Duration::from_secs(5)).unwrap()
+    }
+}
 
 /// A migrated database of a test's own.
 pub(super) struct Database {
@@ -64,24 +106,24 @@ pub(super) async fn insert_recording(db: &DatabaseConnection, record_id: &str) -
 /// A worker with everything that it needs.
 struct Site {
     worker: Recordings,
-    server: StandIn,
+    server: Server,
     database: Database,
     folder: TempDir,
 }
 
 impl Site {
-    async fn start(settings: &str, reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let server = StandIn::start(reply).await;
-        Self::with(Database::sqlite().await, settings, server)
+    /// One whose server's recording has these bytes.
+    async fn start(settings: &str, recording: &[u8]) -> Self {
+        Self::with(Database::sqlite().await, settings, Server::with(recording).await)
     }
 
-    fn with(database: Database, settings: &str, server: StandIn) -> Self {
+    fn with(database: Database, settings: &str, server: Server) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let toml = format!(
             "queue.url = 'amqp://localhost'\nstorage.url = 'file://{}'\n[plugnmeet.main]\nurl = '{}'\n\
              api_key = 'key'\napi_secret = 'hunter2'\n[recordings]\n{settings}",
             folder.path().join("media").display(),
-            server.settings.url,
+            server.stand_in.url(),
         );
         let file = folder.path().join("rollcall.toml");
         std::fs::write(&file, toml).unwrap();
@@ -118,7 +160,7 @@ fn event() -> Event {
         title: None,
         parent_room_id: None,
     };
-    let change = Change::Recording(Recording { record_id: "r-1".into(), ready: true });
+    let change = Change::Recording(Recording { record_id: RECORD_ID.into() });
     Event { room, at: DateTime::from_timestamp(1_795_308_819, 0).unwrap(), change }
 }
 
@@ -140,15 +182,11 @@ fn video() -> Vec<u8> {
 async fn a_recording_is_archived_once() {
     for database in Database::each().await {
         let film = video();
-        let reply = {
-            let film = film.clone();
-            move |request: &Request| api(request).unwrap_or_else(|| http(200, "", &film))
-        };
-        let site = Site::with(database, "", StandIn::start(reply).await);
+        let site = Site::with(database, "", Server::with(&film).await);
         for _ in 0..2 {
             assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
         }
-        assert_eq!(site.server.asked("/download/"), 1);
+        assert_eq!(site.server.stand_in.count(Endpoint::Download), 1);
         let row = site.row().await;
         assert_eq!((row.status.as_str(), row.recording_type.as_deref(), row.error), (READY, Some("video"), None));
         assert_eq!((row.width, row.height, row.video_codec.as_deref()), (Some(320), Some(180), Some("mpeg4")));
@@ -166,8 +204,7 @@ async fn a_recording_is_archived_once() {
 
 #[tokio::test]
 async fn sound_alone_is_a_voice_recording_without_a_picture() {
-    let sound = film("-f lavfi -i sine -t 1 -f mp3");
-    let site = Site::start("", move |request| api(request).unwrap_or_else(|| http(200, "", &sound))).await;
+    let site = Site::start("", &film("-f lavfi -i sine -t 1 -f mp3")).await;
     site.handle().await.unwrap();
     let row = site.row().await;
     assert_eq!((row.status.as_str(), row.recording_type.as_deref(), row.error), (READY, Some("voice"), None));
@@ -177,15 +214,7 @@ async fn sound_alone_is_a_voice_recording_without_a_picture() {
 
 #[tokio::test]
 async fn a_recording_that_is_not_there_yet_is_processing_and_failed_when_given_up() {
-    let film = video();
-    let made = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let now_made = Arc::clone(&made);
-    let site = Site::start("", move |request| {
-        let not_found = || http(200, "", br#"{"status":false,"msg":"recording not found","status_code":"NOT_FOUND"}"#);
-        let made = now_made.load(std::sync::atomic::Ordering::Relaxed);
-        if made { api(request).unwrap_or_else(|| http(200, "", &film)) } else { not_found() }
-    })
-    .await;
+    let site = Site::with(Database::sqlite().await, "", Server::start().await);
     let failure = site.handle().await.unwrap_err();
     assert!(matches!(failure, Failure::Transient(_)), "{failure}");
     let row = site.row().await;
@@ -197,7 +226,7 @@ async fn a_recording_that_is_not_there_yet_is_processing_and_failed_when_given_u
     site.worker.gave_up(&event(), &failure).await.unwrap();
     assert_eq!(site.row().await.status, FAILED);
     // An operator replays it.
-    made.store(true, std::sync::atomic::Ordering::Relaxed);
+    site.server.add(&video());
     assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
     site.worker.gave_up(&event(), &failure).await.unwrap();
     let row = site.row().await;
@@ -206,7 +235,7 @@ async fn a_recording_that_is_not_there_yet_is_processing_and_failed_when_given_u
 
 #[tokio::test]
 async fn garbage_is_never_ready() {
-    let site = Site::start("", |request| api(request).unwrap_or_else(|| http(200, "", &[7; 5000]))).await;
+    let site = Site::start("", &[7; 5000]).await;
     let failure = site.handle().await.unwrap_err();
     assert!(matches!(failure, Failure::Permanent(_)), "{failure}");
     assert!(failure.to_string().contains("the file is not a recording"), "{failure}");
@@ -216,9 +245,7 @@ async fn garbage_is_never_ready() {
 
 #[tokio::test]
 async fn without_a_thumbnail_it_is_ready_and_says_so() {
-    let film = video();
-    let reply = move |request: &Request| api(request).unwrap_or_else(|| http(200, "", &film));
-    let site = Site::start("ffmpeg = '/nowhere/ffmpeg'", reply).await;
+    let site = Site::start("ffmpeg = '/nowhere/ffmpeg'", &video()).await;
     assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
     let row = site.row().await;
     assert_eq!((row.status.as_str(), row.thumbnail_key), (READY, None));
@@ -227,48 +254,44 @@ async fn without_a_thumbnail_it_is_ready_and_says_so() {
 
 #[tokio::test]
 async fn without_ffprobe_nothing_is_downloaded() {
-    let site = Site::start("ffprobe = '/nowhere/ffprobe'", |request| api(request).unwrap()).await;
+    let site = Site::start("ffprobe = '/nowhere/ffprobe'", &video()).await;
     let failure = site.handle().await.unwrap_err();
     assert!(
         matches!(failure, Failure::Transient(_)) && failure.to_string().contains("recordings.ffprobe"),
         "{failure}"
     );
+    assert_eq!(site.server.stand_in.count(Endpoint::Download), 0);
 }
 
-/// A server that gives the first byte, and the others when it is told to.
-async fn slow_site(settings: &str, film: Vec<u8>) -> (Site, Arc<Semaphore>) {
-    let permits = Arc::new(Semaphore::new(0));
-    let server_permits = Arc::clone(&permits);
-    let site = Site::start(settings, move |request| {
-        let first = [head(200, "", film.len()).as_slice(), &film[..1]].concat();
-        api(request).unwrap_or_else(|| Reply::Held(first, Arc::clone(&server_permits), film[1..].to_vec()))
-    })
-    .await;
-    (site, permits)
+/// A site whose server holds the first download back.
+async fn held_site(settings: &str, recording: &[u8]) -> Site {
+    let site = Site::start(settings, recording).await;
+    site.server.stand_in.script(Endpoint::Download, [Fault::Held]);
+    site
 }
 
 #[tokio::test]
 async fn a_long_job_outlives_its_delivery() {
-    let (site, permits) = slow_site("hold = '50ms'\nlease = '10s'\nconcurrency = 1", video()).await;
+    let site = held_site("hold = '50ms'\nlease = '10s'\nconcurrency = 1", &video()).await;
     let look_again = Outcome::LookAgain(Duration::from_secs(10));
     // The first starts the job; the second finds no slot.
     for _ in 0..2 {
         assert_eq!(site.handle().await.unwrap(), look_again);
     }
-    permits.add_permits(1);
+    site.server.stand_in.let_go(1);
     while site.row().await.status != READY {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
-    assert_eq!(site.server.asked("/download/"), 1);
+    assert_eq!(site.server.stand_in.count(Endpoint::Download), 1);
     assert!(site.is_tidy().await);
 }
 
 #[tokio::test]
 async fn how_a_long_job_failed_is_told_to_who_looks_again() {
-    let (site, permits) = slow_site("hold = '50ms'", vec![7; 5000]).await;
+    let site = held_site("hold = '50ms'", &[7; 5000]).await;
     assert!(matches!(site.handle().await.unwrap(), Outcome::LookAgain(_)));
-    permits.add_permits(1);
+    site.server.stand_in.let_go(1);
     while site.row().await.error.is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -279,7 +302,7 @@ async fn how_a_long_job_failed_is_told_to_who_looks_again() {
 
 #[tokio::test]
 async fn a_worker_that_stops_leaves_the_recording_to_another() {
-    let (site, _permits) = slow_site("hold = '50ms'", video()).await;
+    let site = held_site("hold = '50ms'", &video()).await;
     assert!(matches!(site.handle().await.unwrap(), Outcome::LookAgain(_)));
     site.worker.shutdown().await;
     assert!(site.is_tidy().await);
@@ -288,8 +311,7 @@ async fn a_worker_that_stops_leaves_the_recording_to_another() {
 
 #[tokio::test]
 async fn what_a_killed_worker_left_is_taken_over_and_swept() {
-    let film = video();
-    let site = Site::start("", move |request| api(request).unwrap_or_else(|| http(200, "", &film))).await;
+    let site = Site::start("", &video()).await;
     let db = &site.database.connection;
     let id = insert_recording(db, "r-1").await;
     let lease::Asked::Ours(dead) = Lease::ask(db, id, Duration::ZERO).await.unwrap() else { panic!() };

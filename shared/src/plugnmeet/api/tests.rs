@@ -86,7 +86,11 @@ fn answer(status: u16, headers: &str, body: &str) -> String {
 }
 
 fn client(url: Url) -> Client {
-    let server = config::PlugNMeet { url, api_key: "key".into(), api_secret: SECRET.into(), previous_secret: None };
+    client_with(url, None)
+}
+
+fn client_with(url: Url, previous_secret: Option<SecretString>) -> Client {
+    let server = config::PlugNMeet { url, api_key: "key".into(), api_secret: SECRET.into(), previous_secret };
     Client::new(&server, Duration::from_secs(5)).unwrap()
 }
 
@@ -113,6 +117,20 @@ async fn a_request_is_signed_and_its_answer_read() {
         assert_eq!(request.headers["api-key"], "key");
         assert_eq!(request.headers["hash-signature"], sign_hmac(&SECRET.into(), &request.body));
         assert_eq!(request.body, format!(r#"{{"record_id":"{RECORD_ID}"}}"#).as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_secret_yet_is_asked_with_the_one_before() {
+    let (status, refused) = answers::BAD_SIGNATURE;
+    let refused = || answer(status, "", refused);
+    let (url, mut requests) = serve(vec![refused(), answer(200, "", answers::TOKEN), refused(), refused()]).await;
+    let client = client_with(url, Some("hunter1".into()));
+    assert_eq!(client.download_token(RECORD_ID).await.unwrap().expose_secret(), TOKEN);
+    assert_eq!(client.download_token(RECORD_ID).await.unwrap_err().kind(), Kind::Transient);
+    for secret in [SECRET, "hunter1", SECRET, "hunter1"] {
+        let request = requests.recv().await.unwrap();
+        assert_eq!(request.headers["hash-signature"], sign_hmac(&secret.into(), &request.body));
     }
 }
 

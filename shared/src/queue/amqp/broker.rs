@@ -8,6 +8,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
+use url::Url;
 
 use crate::config;
 use crate::queue::QueueError;
@@ -33,7 +34,7 @@ pub(super) struct Broker {
 impl Broker {
     /// `name` is shown to the broker's operator.
     pub(super) fn new(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
-        let mut uri: AMQPUri = settings.url.expose().parse().map_err(|_| QueueError::Url(settings.url.to_string()))?;
+        let mut uri = parse(settings.url.expose()).ok_or_else(|| QueueError::Url(settings.url.to_string()))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         Ok(Self { uri, url: settings.url.to_string(), prefix: settings.prefix.clone(), name: name.to_owned() })
     }
@@ -63,6 +64,7 @@ impl Broker {
         let ErrorKind::ProtocolError(amqp) = error.kind() else { return self.unavailable(error) };
         let reason = amqp.get_message().to_string();
         match amqp.kind() {
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if is_full(&reason) => self.unavailable(reason),
             AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
                 QueueError::Mismatch { name: name.to_owned(), reason }
             }
@@ -78,6 +80,22 @@ impl Broker {
     }
 }
 
+/// The parts of a broker's URL. The parser of lapin takes an IPv6 address for no host at all, and then says `localhost`.
+fn parse(url: &str) -> Option<AMQPUri> {
+    let mut uri: AMQPUri = url.parse().ok()?;
+    if let Some(url::Host::Ipv6(address)) = Url::parse(url).ok()?.host() {
+        // Without brackets, as the resolver and TLS want it.
+        uri.authority.host = address.to_string();
+    }
+    Some(uri)
+}
+
+/// Whether NOT_ALLOWED means that the broker has as many connections as it may have, and not that we may never have one:
+/// `connection limit (5) is reached`, `maximum allowed limit of (5)`.
+fn is_full(reason: &str) -> bool {
+    reason.contains(" limit (") || reason.contains(" limit of (")
+}
+
 /// How long to wait before trying to connect again: longer each time, and never the same for two of us.
 #[derive(Debug)]
 pub(super) struct Backoff(Duration);
@@ -91,5 +109,54 @@ impl Backoff {
         let wait = self.0.mul_f64(rand::random_range(0.5..1.0));
         self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
         wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    #[test]
+    fn a_host_is_the_one_of_the_url() {
+        for (host, expected) in
+            [("[::1]", "::1"), ("[2001:db8::7]", "2001:db8::7"), ("127.0.0.1", "127.0.0.1"), ("broker", "broker")]
+        {
+            let uri = parse(&format!("amqp://user:p%40ss@{host}:5673/%2f")).unwrap();
+            assert_eq!((uri.authority.host.as_str(), uri.authority.port), (expected, 5673));
+            assert_eq!((uri.authority.userinfo.password.as_str(), uri.vhost.as_str()), ("p@ss", "/"));
+        }
+        assert_eq!(parse("amqp://broker/%ff"), None);
+    }
+
+    #[test]
+    fn a_broker_that_is_full_is_waited_for_and_one_that_refuses_is_not() {
+        let broker = Broker::new(&config::Queue::default(), "test").unwrap();
+        for (kind, reason, is_final) in [
+            (AMQPHardError::NOTALLOWED, "NOT_ALLOWED - vhost x not found", true),
+            (AMQPHardError::NOTALLOWED, "NOT_ALLOWED - access to vhost 'x' refused for user 'u'", true),
+            (
+                AMQPHardError::NOTALLOWED,
+                "NOT_ALLOWED - access to vhost 'x' refused for user 'u': connection limit (5) is reached",
+                false,
+            ),
+            (
+                AMQPHardError::NOTALLOWED,
+                "NOT_ALLOWED - connection refused: node connection limit (5) is reached",
+                false,
+            ),
+            (
+                AMQPHardError::NOTALLOWED,
+                "NOT_ALLOWED - number of channels opened on node has reached the maximum allowed limit of (5)",
+                false,
+            ),
+            (AMQPHardError::CONNECTIONFORCED, "CONNECTION_FORCED - broker forced connection closure", false),
+        ] {
+            let error = lapin::Error::from(ErrorKind::ProtocolError(AMQPError::new(kind.into(), reason.into())));
+            let error = broker.error("the connection", &error);
+            assert_eq!(error.is_final(), is_final, "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
+            assert_eq!(error.to_string().contains("check the user, password"), is_final, "{error}");
+        }
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn start(broker: Broker, subscription: Subscription) -> Result<
         Ok(session) => Some(session),
         Err(error) if error.is_final() => return Err(error),
         Err(error) => {
-            warn!(%error, "the broker is not there yet, trying on");
+            warn!(%error, "the broker is not there yet; will try again");
             None
         }
     };
@@ -88,7 +88,7 @@ impl Origin for ChannelOrigin {
                     // Only now that the broker has confirmed it there.
                     Ok(()) => return delivery.ack().await,
                     Err(reason) => {
-                        warn!(reason, queue, message_id = %delivery.message.id, "a delivery could not be moved, trying on");
+                        warn!(reason, queue, message_id = %delivery.message.id, "a delivery could not be moved; will try again");
                         sleep(SETTLE_AGAIN).await;
                     }
                 }
@@ -211,8 +211,8 @@ impl Intake {
             }
             match Session::open(&self).await {
                 Ok(opened) => session = Some(opened),
-                Err(error) if error.is_final() => error!(%error, "no deliveries can be taken, trying on"),
-                Err(error) => warn!(%error, "the broker is not there, trying on"),
+                Err(error) if error.is_final() => error!(%error, "no deliveries can be taken; will try again"),
+                Err(error) => warn!(%error, "the broker is not there; will try again"),
             }
         }
     }

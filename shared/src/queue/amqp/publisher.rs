@@ -66,7 +66,7 @@ impl Publisher {
             Ok(session) => Some(Arc::new(session)),
             Err(error) if error.is_final() => return Err(error),
             Err(error) => {
-                warn!(%error, "the broker is not there yet, trying on");
+                warn!(%error, "the broker is not there yet; will try again");
                 None
             }
         };
@@ -209,7 +209,7 @@ async fn keep_open(broker: Broker, topology: Topology, session: watch::Sender<Op
                     info!("connected to the broker");
                     session.send_replace(Some(Arc::new(opened)));
                 }
-                Err(error) => warn!(%error, "the broker is not there, trying on"),
+                Err(error) => warn!(%error, "the broker is not there; will try again"),
             }
         }
     }

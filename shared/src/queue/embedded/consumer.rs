@@ -130,7 +130,7 @@ async fn until_written<F: Future<Output = Result<(), StoreError>>>(write: impl F
         if matches!(error, StoreError::Stopping) {
             return;
         }
-        warn!(%error, "a delivery could not be settled, will try again");
+        warn!(%error, "a delivery could not be settled; will try again");
         sleep(AGAIN).await;
     }
 }
@@ -228,7 +228,7 @@ impl Intake {
         match looked {
             Ok(()) => self.subscription.obstacles.remove(UNREADABLE),
             Err(error) => {
-                warn!(%error, "the queue file cannot be read, will try again");
+                warn!(%error, "the queue file cannot be read; will try again");
                 self.subscription.obstacles.add(UNREADABLE);
             }
         }

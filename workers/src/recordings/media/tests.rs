@@ -68,12 +68,42 @@ async fn what_is_no_recording_is_the_files_fault() {
     let picture = folder.path().join("picture.png");
     make(&picture, "-f lavfi -i testsrc -frames:v 1");
     let list = format!("#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", film.display());
-    for bytes in [&half[..half.len() / 2], &std::fs::read(picture).unwrap(), list.as_bytes(), b"garbage", b""] {
+    let sound = folder.path().join("sound.ogg");
+    make(&sound, "-f lavfi -i sine -t 1");
+    let page = std::fs::read(sound).unwrap();
+    let half = &half[..half.len() / 2];
+    for bytes in [half, &page[..100], &std::fs::read(picture).unwrap(), list.as_bytes(), b"garbage", b""] {
         let file = folder.path().join("recording.mp4");
         std::fs::write(&file, bytes).unwrap();
         let error = tools.probe(&file).await.unwrap_err();
         assert!(error.is_the_files(), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_the_machine_lacks_is_not_the_files_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("recording.mp4");
+    let error = tools(Duration::from_secs(60)).probe(&file).await.unwrap_err();
+    assert!(!error.is_the_files() && error.to_string().contains("No such file"), "{error}");
+
+    let says = folder.path().join("says");
+    let refusing = script(&folder.path().join("refusing"), &format!("cat {} >&2; exit 1", says.display()));
+    for complaint in [
+        "file:recording.mp4: Permission denied",
+        "file:recording.mp4: Cannot allocate memory",
+        "file:recording.mp4: Input/output error",
+        "Failed to set value 'mov' for option 'format_whitelist': Option not found",
+        "ffprobe: error while loading shared libraries: libwebp.so.7: failed to map segment from shared object",
+    ] {
+        std::fs::write(&says, complaint).unwrap();
+        let tools = Tools { ffprobe: refusing.clone(), ..tools(Duration::from_secs(60)) };
+        let error = tools.probe(&file).await.unwrap_err();
+        assert!(!error.is_the_files() && error.to_string().contains(complaint), "{error}");
+    }
+    let ffprobe = script(&folder.path().join("ffprobe"), "echo no JSON");
+    let error = Tools { ffprobe, ..tools(Duration::from_secs(60)) }.probe(&file).await.unwrap_err();
+    assert!(matches!(error, ToolError::Report { .. }) && !error.is_the_files(), "{error}");
 }
 
 #[tokio::test]
@@ -113,5 +143,5 @@ async fn much_output_is_read_and_little_kept() {
     let loud = script(&folder.path().join("ffprobe"), "yes | head -c 9000000; yes n | head -c 9000000 >&2; exit 3");
     let error =
         Tools { ffprobe: loud, ..tools(Duration::from_secs(60)) }.probe(Path::new("film.mp4")).await.unwrap_err();
-    assert!(error.is_the_files() && error.to_string().len() < MAX_COMPLAINTS + 200, "{error}");
+    assert!(matches!(error, ToolError::Refused { .. }) && error.to_string().len() < MAX_COMPLAINTS + 200, "{error}");
 }
