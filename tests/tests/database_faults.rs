@@ -107,6 +107,12 @@ async fn sessions_that_the_database_ends_cost_no_attempt() {
         })
         .await;
     }
+    installation.set_in_database("idle_session_timeout = 0").await;
+    for round in 3..6 {
+        sender.post(&join("ended", &format!("user-{round}")).to_string()).await;
+        applied(&installation, round + 1, LIMIT).await;
+        installation.end_database_sessions().await;
+    }
     let load = Load::start(&installation, ingress.address);
     for _ in 0..5 {
         load.goes_on(20, LIMIT).await;
