@@ -31,7 +31,8 @@ pub async fn intervals(installation: &Installation) -> u64 {
 /// Waits until there are as many intervals.
 pub async fn applied(installation: &Installation, count: u64, limit: Duration) {
     eventually(limit, || async {
-        let found = intervals(installation).await;
+        // It may be the database that is away.
+        let found = live_session_interval::Entity::find().count(&installation.db).await.map_err(|e| e.to_string())?;
         if found >= count { Ok(()) } else { Err(format!("{found} of {count} are applied")) }
     })
     .await;
