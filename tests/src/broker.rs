@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 
@@ -43,6 +43,24 @@ pub async fn drained(installation: &Installation, limit: Duration) -> BTreeMap<S
         if waiting { Err(format!("still waiting: {depths:?}")) } else { Ok(depths) }
     })
     .await
+}
+
+/// Waits until nothing is in any queue but so many dead letters of the attendance worker.
+pub async fn only_dead(installation: &Installation, count: u32, limit: Duration) {
+    let expected = BTreeMap::from([("attendance.dead".to_owned(), count)]);
+    eventually(limit, || async {
+        let depths = depths(installation).await?;
+        if depths == expected { Ok(()) } else { Err(format!("{depths:?}")) }
+    })
+    .await;
+}
+
+/// Deletes an exchange, by its name behind the prefix, as somebody who clears up the wrong thing.
+pub async fn delete_exchange(installation: &Installation, exchange: &str) {
+    let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let exchange = format!("{}.{exchange}", installation.prefix);
+    channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
 }
 
 /// The bodies and headers of what is dead for a worker; it stays where it is.

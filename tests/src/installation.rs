@@ -12,7 +12,7 @@ use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::{SecretUrl, Settings};
 use rollcall_shared::store;
 use rustix::process::{Pid, Signal, kill_process};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
@@ -20,6 +20,12 @@ use crate::{eventually, services};
 
 /// How long a program may take to be ready, or to stop, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the tests' own sessions with a database are called.
+const OURS: &str = "rollcall-tests";
+/// The sessions with a database that are not the tests' own.
+const OF_PROGRAMS: &str = "FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'rollcall-tests' \
+                           AND backend_type = 'client backend'";
 
 /// One installation of Rollcall, apart from all others.
 pub struct Installation {
@@ -95,6 +101,37 @@ impl Installation {
         &self.servers[name]
     }
 
+    /// Programs that are started from now on reach the database by this address.
+    pub fn reach_database_by(&mut self, address: SocketAddr) {
+        let server = self.database_address().to_string();
+        self.database_url = self.database_url.replace(&server, &address.to_string());
+    }
+
+    /// Where the programs reach the database server.
+    pub fn database_address(&self) -> SocketAddr {
+        let (_, from_host) = self.database_url.rsplit_once('@').unwrap();
+        from_host.split('/').next().unwrap().parse().unwrap()
+    }
+
+    /// Sets one of PostgreSQL's settings for every session of the programs: `name = value`. Those that they have are ended.
+    pub async fn set_in_database(&self, setting: &str) {
+        let alter = format!("BEGIN READ WRITE; ALTER DATABASE {} SET {setting}; COMMIT", self.prefix);
+        self.db.execute_unprepared(&alter).await.unwrap();
+        self.end_database_sessions().await;
+    }
+
+    /// Ends the sessions that the programs have with the database, as an operator or a fail-over does.
+    pub async fn end_database_sessions(&self) {
+        let end = format!("SELECT pg_terminate_backend(pid) {OF_PROGRAMS}");
+        self.db.execute_unprepared(&end).await.unwrap();
+    }
+
+    /// How many sessions the programs have with the database.
+    pub async fn database_sessions(&self) -> i64 {
+        let count = Statement::from_string(self.db.get_database_backend(), format!("SELECT count(*) {OF_PROGRAMS}"));
+        self.db.query_one_raw(count).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    }
+
     /// Sets a setting by its dotted name.
     pub fn set(&mut self, name: &str, value: impl ToString) {
         self.more.insert(name.to_owned(), value.to_string());
@@ -131,6 +168,15 @@ impl Installation {
 
     /// Starts a program that was built with the tests, on these settings.
     pub fn spawn(&self, program: &str, arguments: &[&str]) -> Process {
+        self.start(program, arguments, None)
+    }
+
+    /// Starts a program whose log goes elsewhere.
+    pub fn spawn_logging_to(&self, stderr: Stdio, program: &str, arguments: &[&str]) -> Process {
+        self.start(program, arguments, Some(stderr))
+    }
+
+    fn start(&self, program: &str, arguments: &[&str], stderr: Option<Stdio>) -> Process {
         static RUNS: AtomicUsize = AtomicUsize::new(0);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.join(format!("{program}-{}-{run}.log", arguments.join("-")));
@@ -144,7 +190,7 @@ impl Installation {
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap())
+            .stderr(stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into()))
             .env("RUST_BACKTRACE", "0")
             .kill_on_drop(true)
             .spawn()
@@ -193,7 +239,8 @@ async fn create_database(server: &str, name: &str) -> (DatabaseConnection, Strin
     admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
     let (before, _) = server.rsplit_once('/').unwrap();
     let url = format!("{before}/{name}");
-    let db = store::connect(&SecretUrl::parse(&url).unwrap(), 4).await.unwrap();
+    let ours = SecretUrl::parse(&format!("{url}?application_name={OURS}")).unwrap();
+    let db = store::connect(&ours, 4).await.unwrap();
     Migrator::up(&db, None).await.unwrap();
     (db, url)
 }

@@ -4,8 +4,10 @@
 //! - [`installation`]: a queue prefix and a database of a test's own, and the programs that run on them;
 //! - [`webhooks`]: posting signed events, and which were accepted;
 //! - [`wire`]: the same by hand, byte by byte;
+//! - [`joins`]: the simplest of events, and how many have come through;
 //! - [`load`]: webhooks that go on while things break;
 //! - [`broker`]: what waits in which queue;
+//! - [`proxy`]: a way to a server that can fall silent;
 //! - [`fixtures`]: classes captured from a real server;
 //! - [`classes`]: classes made up from who was truly there;
 //! - [`bench`]: how many webhooks a second the ingress takes in.
@@ -20,7 +22,9 @@ pub mod broker;
 pub mod classes;
 pub mod fixtures;
 pub mod installation;
+pub mod joins;
 pub mod load;
+pub mod proxy;
 pub mod services;
 pub mod webhooks;
 pub mod wire;

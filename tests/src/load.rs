@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::eventually;
 use crate::installation::Installation;
+use crate::joins::applied;
 use crate::webhooks::{Scheme, Sender};
 
 const CLIENTS: usize = 8;
@@ -25,6 +28,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Load {
     ingress: watch::Sender<SocketAddr>,
     stop: CancellationToken,
+    accepted: Arc<AtomicUsize>,
     clients: JoinSet<BTreeSet<String>>,
 }
 
@@ -33,17 +37,28 @@ impl Load {
     pub fn start(installation: &Installation, ingress: SocketAddr) -> Self {
         let (ingress, _) = watch::channel(ingress);
         let stop = CancellationToken::new();
+        let accepted = Arc::new(AtomicUsize::new(0));
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
             let keys = Sender::new(installation, "main", *ingress.borrow());
-            clients.spawn(post(client, keys, ingress.subscribe(), stop.clone()));
+            clients.spawn(post(client, keys, ingress.subscribe(), stop.clone(), accepted.clone()));
         }
-        Self { ingress, stop, clients }
+        Self { ingress, stop, accepted, clients }
     }
 
     /// Goes on with another ingress.
     pub fn go_to(&self, ingress: SocketAddr) {
         self.ingress.send_replace(ingress);
+    }
+
+    /// Waits until so many more were accepted: what was broken has been got over.
+    pub async fn goes_on(&self, count: usize, limit: Duration) {
+        let target = self.accepted.load(Ordering::Relaxed) + count;
+        eventually(limit, || async {
+            let accepted = self.accepted.load(Ordering::Relaxed);
+            if accepted >= target { Ok(()) } else { Err(format!("{accepted} of {target} were accepted")) }
+        })
+        .await;
     }
 
     /// Stops posting; which connections' joins were answered 200.
@@ -58,6 +73,7 @@ async fn post(
     mut sender: Sender,
     mut ingress: watch::Receiver<SocketAddr>,
     stop: CancellationToken,
+    count: Arc<AtomicUsize>,
 ) -> BTreeSet<String> {
     let mut accepted = BTreeSet::new();
     let mut number = 0;
@@ -69,7 +85,10 @@ async fn post(
             "room": {"sid": format!("sid-{client}"), "room_id": format!("room-{client}")},
             "participant": {"sid": sid, "identity": sid, "joined_at": "1790000000"}});
         match timeout(ANSWER, sender.try_post(&body.to_string(), Scheme::Token)).await {
-            Ok(Ok((StatusCode::OK, _))) => drop(accepted.insert(sid)),
+            Ok(Ok((StatusCode::OK, _))) => {
+                accepted.insert(sid);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, _)) | Err(_)) => sleep(Duration::from_millis(20)).await,
             Ok(Ok((status, answer))) => panic!("answered {status}: {answer}"),
             Err(_) => panic!("not answered within {ANSWER:?}"),
@@ -80,6 +99,8 @@ async fn post(
 
 /// Waits until everybody whose join was accepted is in the tables, once.
 pub async fn all_applied(installation: &Installation, accepted: &BTreeSet<String>, limit: Duration) {
+    // First the cheap question, for as long as that is enough.
+    applied(installation, accepted.len() as u64, limit).await;
     eventually(limit, || async {
         let rows =
             live_session_interval::Entity::find().all(&installation.db).await.map_err(|error| error.to_string())?;

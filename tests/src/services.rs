@@ -69,6 +69,13 @@ impl Server {
         self.run("kill").await;
     }
 
+    /// What `rabbitmqctl` answers to these arguments.
+    pub async fn rabbitmqctl(&self, arguments: &[&str]) -> String {
+        let asked = Command::new(&self.script).arg("ctl").arg(&self.directory).args(arguments).output().await.unwrap();
+        assert!(asked.status.success(), "rabbitmqctl {arguments:?}: {}", String::from_utf8_lossy(&asked.stderr));
+        String::from_utf8(asked.stdout).unwrap()
+    }
+
     async fn run(&self, verb: &str) {
         let status = Command::new(&self.script).arg(verb).arg(&self.directory).stdout(Stdio::null()).status().await;
         assert!(status.unwrap().success(), "{} {verb} failed", self.script.display());

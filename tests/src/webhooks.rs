@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use chrono::Utc;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use rollcall_shared::signature::{sign_hmac, sign_token};
 
 use crate::installation::{Installation, Server};
@@ -50,6 +50,12 @@ impl Sender {
 
     /// Posts a body; how it was answered.
     pub async fn try_post(&self, body: &str, scheme: Scheme) -> Result<(StatusCode, String), reqwest::Error> {
+        let response = self.send(body, scheme).await?;
+        Ok((response.status(), response.text().await?))
+    }
+
+    /// Posts a body; the answer with its headers.
+    pub async fn send(&self, body: &str, scheme: Scheme) -> Result<Response, reqwest::Error> {
         let secret = self.keys.secret.as_str().into();
         let request = self.client.post(&self.url).header("Content-Type", "application/json").body(body.to_owned());
         let request = match scheme {
@@ -59,7 +65,6 @@ impl Sender {
             }
             Scheme::Hmac => request.header("Hash-Token", sign_hmac(&secret, body.as_bytes())),
         };
-        let response = request.send().await?;
-        Ok((response.status(), response.text().await?))
+        request.send().await
     }
 }

@@ -1,91 +1,21 @@
-//! What breaks, and that nothing is lost, nothing is there twice, and nothing is dead that was not to blame.
+//! Programs that die, events that kill, and that nothing is lost, nothing is there twice, and nothing is dead that was not
+//! to blame. What breaks around the programs is in `broker_faults.rs` and `database_faults.rs`.
 
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rollcall_shared::store::entity::{course_live_session, live_session_interval};
+use rollcall_shared::store::entity::{course_live_session, live_session_user};
+use rollcall_tests::broker::{self, only_dead};
 use rollcall_tests::installation::Installation;
+use rollcall_tests::joins::{announce, applied, intervals, join, join_of_nobody};
 use rollcall_tests::load::{Load, all_applied};
-use rollcall_tests::services::{self, Server};
 use rollcall_tests::webhooks::Sender;
-use rollcall_tests::{broker, eventually};
-use sea_orm::{ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, PaginatorTrait as _};
+use sea_orm::EntityTrait as _;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// A join of a person into a room, on a connection of their own.
-fn join(room: &str, user: &str) -> Value {
-    json!({"event": "participant_joined", "id": format!("EV_{room}_{user}"), "created_at": "1790000000",
-           "room": {"sid": format!("sid-of-{room}"), "room_id": room},
-           "participant": {"sid": format!("PA_{user}"), "identity": user, "name": user, "joined_at": "1790000000"}})
-}
-
-async fn intervals(installation: &Installation) -> u64 {
-    live_session_interval::Entity::find().count(&installation.db).await.unwrap()
-}
-
-/// Waits until there are as many intervals.
-async fn applied(installation: &Installation, count: u64) {
-    eventually(LIMIT, || async {
-        let found = intervals(installation).await;
-        if found >= count { Ok(()) } else { Err(format!("{found} of {count} are applied")) }
-    })
-    .await;
-}
-
-/// Waits until nothing is in any queue but so many dead letters of the attendance worker.
-async fn only_dead(installation: &Installation, count: u32) {
-    let expected = BTreeMap::from([("attendance.dead".to_owned(), count)]);
-    eventually(LIMIT, || async {
-        let depths = broker::depths(installation).await?;
-        if depths == expected { Ok(()) } else { Err(format!("{depths:?}")) }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_broker_that_restarts_and_is_killed_under_load_costs_nothing() {
-    let rabbitmq = Server::rabbitmq("restarted-broker").await;
-    let installation = Installation::on(&rabbitmq.url, &services::shared_postgres()).await;
-    let ingress = installation.ingress().await;
-    let _workers = installation.attendance_and_rooms(2).await;
-    let load = Load::start(&installation, ingress.address);
-    // RabbitMQ 3.10 forgets a quorum queue that it is killed within a second of declaring.
-    sleep(Duration::from_secs(4)).await;
-    rabbitmq.stop().await;
-    rabbitmq.start().await;
-    sleep(Duration::from_secs(6)).await;
-    rabbitmq.kill().await;
-    rabbitmq.start().await;
-    sleep(Duration::from_secs(6)).await;
-
-    let accepted = load.stop().await;
-    assert!(accepted.len() > 100, "only {} were accepted", accepted.len());
-    all_applied(&installation, &accepted, LIMIT).await;
-    assert_eq!(broker::drained(&installation, LIMIT).await, BTreeMap::new());
-}
-
-#[tokio::test]
-async fn a_database_that_is_away_for_a_minute_costs_no_attempt() {
-    let postgres = Server::postgres("database-away").await;
-    let installation = Installation::on(&services::shared_broker(), &postgres.url).await;
-    let ingress = installation.ingress().await;
-    let workers = installation.attendance_and_rooms(1).await;
-    let load = Load::start(&installation, ingress.address);
-    applied(&installation, 50).await;
-    postgres.kill().await;
-    sleep(Duration::from_secs(60)).await;
-    postgres.start().await;
-    let accepted = load.stop().await;
-    all_applied(&installation, &accepted, LIMIT).await;
-    assert_eq!(broker::drained(&installation, LIMIT).await, BTreeMap::new());
-    let failed = workers.iter().filter(|worker| worker.log().contains("an event failed")).count();
-    assert_eq!(failed, 0, "an attempt was spent on the outage");
-}
 
 #[tokio::test]
 async fn programs_that_are_stopped_and_killed_under_load_lose_nothing() {
@@ -96,7 +26,7 @@ async fn programs_that_are_stopped_and_killed_under_load_lose_nothing() {
     let mut worker = installation.worker("attendance").await;
     for round in 0..6 {
         // Each has done some work before it goes.
-        applied(&installation, intervals(&installation).await + 20).await;
+        applied(&installation, intervals(&installation).await + 20, LIMIT).await;
         let next_ingress = installation.ingress().await;
         load.go_to(next_ingress.address);
         let (old_ingress, old_worker) = (std::mem::replace(&mut ingress, next_ingress).process, worker);
@@ -134,7 +64,7 @@ async fn only_the_poisons_die_of_a_batch() {
         let mut worker = installation.spawn("rollcall-poisoned-worker", &[]);
         tokio::select! {
             status = worker.ended() => assert!(!status.success()),
-            () = only_dead(&installation, POISONS) => break worker,
+            () = only_dead(&installation, POISONS, LIMIT) => break worker,
         }
         deaths += 1;
         assert!(deaths < 10 * POISONS, "the poison goes on killing");
@@ -156,7 +86,7 @@ async fn a_panic_in_a_rule_is_a_failure_and_not_a_dead_process() {
         sender.post(&join("panicking", user).to_string()).await;
     }
     let worker = installation.spawn("rollcall-poisoned-worker", &[]);
-    only_dead(&installation, 1).await;
+    only_dead(&installation, 1, LIMIT).await;
     worker.stop().await;
     assert_eq!(intervals(&installation).await, 2);
     let (_, headers) = broker::dead(&installation, "attendance").await.remove(0);
@@ -169,15 +99,14 @@ async fn what_cannot_be_understood_is_dead_at_once_and_its_neighbours_are_applie
     let installation = Installation::new().await;
     let ingress = installation.ingress().await;
     let sender = Sender::new(&installation, "main", ingress.address);
-    let mut nobody = join("broken", "nobody");
-    nobody.as_object_mut().unwrap().remove("participant");
+    let nobody = join_of_nobody("broken", 0);
     // PostgreSQL takes no NUL in a text: that is only found out in the middle of the batch's transaction.
     let nul = join("broken", "nul\0");
     for body in [&join("broken", "a"), &nobody, &join("broken", "b"), &nul, &join("broken", "c")] {
         sender.post(&body.to_string()).await;
     }
     let worker = installation.worker("attendance").await;
-    only_dead(&installation, 2).await;
+    only_dead(&installation, 2, LIMIT).await;
     worker.stop().await;
     assert_eq!(intervals(&installation).await, 3);
     let dead = broker::dead(&installation, "attendance").await;
@@ -202,15 +131,9 @@ async fn a_session_that_only_the_lms_may_open_is_waited_for_and_given_up_in_the_
     sender.post(&join("never-announced", "a").to_string()).await;
     sender.post(&join("announced-late", "b").to_string()).await;
     worker.logs("an event failed and is tried again later").await;
-    let announced = course_live_session::ActiveModel {
-        source: Set("main".into()),
-        room_id: Set("announced-late".into()),
-        subject: Set(Some("What the LMS calls it".into())),
-        ..Default::default()
-    };
-    let announced = announced.insert(&installation.db).await.unwrap();
+    let announced = announce(&installation, "announced-late", "What the LMS calls it").await;
 
-    only_dead(&installation, 1).await;
+    only_dead(&installation, 1, LIMIT).await;
     worker.stop().await;
     let (body, headers) = broker::dead(&installation, "attendance").await.remove(0);
     assert!(body.contains("never-announced"));
@@ -239,7 +162,56 @@ async fn a_worker_that_is_stopped_has_settled_what_it_took() {
     assert_eq!(done + waiting, 300, "{done} are applied and {waiting} wait");
     // Had it left something unacknowledged, that would come back as a suspect.
     let worker = installation.worker("attendance").await;
-    applied(&installation, 300).await;
+    applied(&installation, 300, LIMIT).await;
     assert!(!worker.log().contains("came back unacknowledged"), "{}", worker.log());
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_or_that_is_full_stops_no_work() {
+    let (reader, nobody_reads) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for stderr in [nobody_reads.into(), full.into()] {
+        let installation = Installation::new().await;
+        let ingress = installation.ingress().await;
+        let sender = Sender::new(&installation, "main", ingress.address);
+        let worker = installation.spawn_logging_to(stderr, "rollcall-worker", &["attendance"]);
+        for (count, user) in (1..).zip(["a", "b"]) {
+            sender.post(&join("unlogged", user).to_string()).await;
+            applied(&installation, count, LIMIT).await;
+        }
+        // One that is told in the log as well.
+        sender.post(&join_of_nobody("unlogged", 0).to_string()).await;
+        only_dead(&installation, 1, LIMIT).await;
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_nul_in_what_only_people_read_kills_no_event() {
+    let installation = Installation::new().await;
+    let ingress = installation.ingress().await;
+    let workers = installation.attendance_and_rooms(1).await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    let mut joined = join("nul", "a");
+    joined["participant"]["name"] = "A\0nna".into();
+    let mut left = joined.clone();
+    left["event"] = "participant_left".into();
+    left["participant"]["disconnect_reason"] = "CLIENT\0_INITIATED".into();
+    let metadata = json!({"room_title": "Alge\0bra", "parent_room_id": "\0"}).to_string();
+    let started = json!({"event": "room_started", "id": "EV_1", "created_at": "1790000000",
+                         "room": {"sid": "sid-of-nul", "room_id": "nul", "metadata": metadata}});
+    for body in [started, joined, left] {
+        sender.post(&body.to_string()).await;
+    }
+    assert_eq!(broker::drained(&installation, LIMIT).await, BTreeMap::new());
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert_eq!(broker::depths(&installation).await.unwrap(), BTreeMap::new());
+    let session = course_live_session::Entity::find().one(&installation.db).await.unwrap().unwrap();
+    assert_eq!((session.subject.as_deref(), session.parent_room_id), (Some("Algebra"), None));
+    let person = live_session_user::Entity::find().one(&installation.db).await.unwrap().unwrap();
+    assert_eq!((person.name.as_deref(), person.is_online), (Some("Anna"), false));
 }

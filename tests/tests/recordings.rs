@@ -12,7 +12,7 @@ use rollcall_shared::store::entity::live_session_recording as recording;
 use rollcall_tests::installation::{Ingress, Installation, Process};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually, fixtures};
-use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _};
+use sea_orm::{ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, QueryFilter as _};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -336,6 +336,55 @@ async fn a_job_that_takes_long_goes_on_without_its_delivery_and_is_done_once() {
     school.nothing_is_dead().await;
     assert_eq!(school.server.count(Endpoint::Download), 1);
     school.only_has(&[&row]).await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_alive_keeps_its_file_when_another_worker_clears_up() {
+    let school = School::with(|installation| {
+        installation.set("recordings.concurrency", 1);
+        installation.set("recordings.lease", "1m");
+    })
+    .await;
+    let busy = school.worker().await;
+    school.has("long", &video());
+    school.server.script(Endpoint::Download, [Fault::Slow { bytes_per_second: size(&video()) as u64 / 12 }]);
+    // It takes two deliveries and works on one: whatever comes next is the other worker's.
+    school.proceeded("long").await;
+    school.proceeded("long").await;
+    let part =
+        eventually(LIMIT, || async { school.files().pop().ok_or_else(|| "the download has not begun".to_owned()) })
+            .await;
+    let other = school.worker().await;
+    // As it is when the database was away for longer than a lease lasts, and the job has not renewed it yet.
+    let expire = "UPDATE recording_lease SET expires_at = now() - interval '1 minute'";
+    school.installation.db.execute_unprepared(expire).await.unwrap();
+    school.has("short", &video());
+    school.proceeded("short").await;
+    let short = school.becomes("short", "ready").await;
+    assert_eq!(school.row("long").await.unwrap().status, "processing", "the download was not slow enough");
+    assert!(part.exists(), "{}", other.log());
+    let long = school.becomes("long", "ready").await;
+    assert_eq!(school.server.count(Endpoint::Download), 2);
+    school.nothing_is_dead().await;
+    school.only_has(&[&short, &long]).await;
+    assert_eq!(busy.log().matches("a recording is archived").count(), 1, "the other one was not at work");
+}
+
+#[tokio::test]
+async fn a_nul_in_a_title_is_no_reason_to_lose_a_recording() {
+    let school = School::new().await;
+    let worker = school.worker().await;
+    let mut there = Recording::new("titled", "room", "sid", video());
+    there.title = "Alge\0bra".into();
+    school.server.add_recording(there);
+    let metadata = json!({"room_title": "Alge\0bra"}).to_string();
+    let mut body: Value = serde_json::from_str(&event("recording_proceeded", "titled")).unwrap();
+    body["room"]["metadata"] = metadata.into();
+    school.sender.post(&body.to_string()).await;
+    let row = school.becomes("titled", "ready").await;
+    assert_eq!(row.title.as_deref(), Some("Alge bra"));
+    school.nothing_is_dead().await;
+    worker.stop().await;
 }
 
 #[tokio::test]

@@ -333,6 +333,37 @@ async fn what_is_signed_and_makes_no_sense_is_told_so() {
     assert_eq!(metric(&text, "rollcall_ingress_publish_seconds_count"), 1.0);
 }
 
+#[tokio::test]
+async fn an_id_that_is_none_keeps_no_event_out() {
+    let installation = Installation::new().await;
+    let ingress = installation.ingress().await;
+    let door = Door::new(ingress.address);
+    let long = "x".repeat(10_000);
+    let odd = [json!(5), json!(1.5), Value::Null, json!({"a": [1]}), json!([]), json!(true), json!(""), json!(long)];
+    let mut expected = BTreeMap::new();
+    for id in &odd {
+        for body in [
+            json!({"event": "room_started", "id": id, "room": {"sid": "s", "room_id": "r"}}),
+            json!({"event": "room_started", "id": "EV_1", "room": {"sid": id, "room_id": id, "identity": id}}),
+        ] {
+            let body = body.to_string();
+            let (status, answer) = door.post_token(&token("key", "secret", body.as_bytes()), body.as_str()).await;
+            assert_eq!(status, 200, "{body}: {answer}");
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer["result"], "accepted", "{body}");
+            expected.insert(answer["id"].as_str().unwrap().to_owned(), body);
+        }
+    }
+    let queued = broker::take(&installation, "rooms").await;
+    assert_eq!(queued.len(), expected.len());
+    for message in queued {
+        assert_eq!(String::from_utf8(message.body).unwrap(), expected[&message.id]);
+        for (name, value) in message.headers {
+            assert!(value.len() < 100, "{name} travels beside the body although it is long");
+        }
+    }
+}
+
 async fn metrics(admin: SocketAddr) -> String {
     rollcall_shared::tls::use_ring();
     reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap()

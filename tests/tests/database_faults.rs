@@ -1,0 +1,124 @@
+//! A database that goes, comes back, falls silent, or takes no writes: nothing is lost, and no event is to blame.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rollcall_tests::installation::{Installation, Process};
+use rollcall_tests::joins::{applied, intervals, join};
+use rollcall_tests::load::{Load, all_applied};
+use rollcall_tests::proxy::Proxy;
+use rollcall_tests::services::{self, Server};
+use rollcall_tests::webhooks::Sender;
+use rollcall_tests::{broker, eventually};
+use tokio::time::sleep;
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// What a worker says that waits for the database.
+const AWAY: &str = "the database is away";
+
+/// Nothing waits, nothing is dead, and nothing was even tried in vain.
+async fn no_event_was_to_blame(installation: &Installation, workers: &[Process]) {
+    assert_eq!(broker::drained(installation, LIMIT).await, BTreeMap::new());
+    for worker in workers {
+        assert!(!worker.log().contains("an event failed"), "an attempt was spent: {}", worker.log());
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_for_a_minute_costs_no_attempt() {
+    let postgres = Server::postgres("database-away").await;
+    let installation = Installation::on(&services::shared_broker(), &postgres.url).await;
+    let ingress = installation.ingress().await;
+    let workers = installation.attendance_and_rooms(1).await;
+    let load = Load::start(&installation, ingress.address);
+    applied(&installation, 50, LIMIT).await;
+    postgres.kill().await;
+    sleep(Duration::from_secs(60)).await;
+    postgres.start().await;
+    let accepted = load.stop().await;
+    all_applied(&installation, &accepted, LIMIT).await;
+    no_event_was_to_blame(&installation, &workers).await;
+}
+
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_waited_for_in_peace() {
+    let installation = Installation::new().await;
+    let ingress = installation.ingress().await;
+    let worker = installation.worker("attendance").await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    sender.post(&join("read-only", "before").to_string()).await;
+    applied(&installation, 1, LIMIT).await;
+    installation.set_in_database("default_transaction_read_only = on").await;
+    for number in 0..20 {
+        sender.post(&join("read-only", &format!("user-{number}")).to_string()).await;
+    }
+    worker.logs("read-only transaction").await;
+    let asked = || worker.log().matches(AWAY).count();
+    let before = asked();
+    // Asked once a second, however often it answers that it is there.
+    sleep(Duration::from_secs(4)).await;
+    let times = asked() - before;
+    assert!((1..=5).contains(&times), "asked {times} times in 4 s");
+
+    installation.set_in_database("default_transaction_read_only = off").await;
+    applied(&installation, 21, LIMIT).await;
+    no_event_was_to_blame(&installation, &[worker]).await;
+}
+
+#[tokio::test]
+async fn a_database_that_falls_silent_is_given_up_and_asked_anew() {
+    let mut installation = Installation::new().await;
+    let proxy = Proxy::before(installation.database_address()).await;
+    installation.reach_database_by(proxy.address);
+    let ingress = installation.ingress().await;
+    let worker = installation.worker("attendance").await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    sender.post(&join("silent", "before").to_string()).await;
+    applied(&installation, 1, LIMIT).await;
+    proxy.fall_silent();
+    for number in 0..20 {
+        sender.post(&join("silent", &format!("user-{number}")).to_string()).await;
+    }
+    eventually(LIMIT, || async {
+        if worker.log().contains("the database has not answered within") { Ok(()) } else { Err("it waits".into()) }
+    })
+    .await;
+    assert_eq!(intervals(&installation).await, 1);
+    proxy.forward_again();
+    applied(&installation, 21, LIMIT).await;
+    no_event_was_to_blame(&installation, &[worker]).await;
+}
+
+#[tokio::test]
+async fn sessions_that_the_database_ends_cost_no_attempt() {
+    let installation = Installation::new().await;
+    installation.set_in_database("idle_session_timeout = '300ms'").await;
+    let ingress = installation.ingress().await;
+    let workers = installation.attendance_and_rooms(1).await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    for round in 0..3 {
+        sender.post(&join("idle", &format!("user-{round}")).to_string()).await;
+        applied(&installation, round + 1, LIMIT).await;
+        eventually(LIMIT, || async {
+            let left = installation.database_sessions().await;
+            if left == 0 { Ok(()) } else { Err(format!("{left} sessions are left")) }
+        })
+        .await;
+    }
+    installation.set_in_database("idle_session_timeout = 0").await;
+    for round in 3..6 {
+        sender.post(&join("ended", &format!("user-{round}")).to_string()).await;
+        applied(&installation, round + 1, LIMIT).await;
+        installation.end_database_sessions().await;
+    }
+    let load = Load::start(&installation, ingress.address);
+    for _ in 0..5 {
+        load.goes_on(20, LIMIT).await;
+        installation.end_database_sessions().await;
+    }
+    let accepted = load.stop().await;
+    all_applied(&installation, &accepted, LIMIT).await;
+    no_event_was_to_blame(&installation, &workers).await;
+}
