@@ -33,10 +33,10 @@ pub struct Timeouts {
     pub headers: Duration,
     /// From the end of a request's headers to the end of its body.
     pub body: Duration,
-    /// From an answer to a server to its next request. PlugNMeet keeps one connection per room for as long as the room lives, and is
-    /// silent on it for as long as nobody comes or goes.
+    /// From an answer to a server to its next request. PlugNMeet keeps one connection per room for as long as the room
+    /// lives, and is silent on it for as long as nobody comes or goes.
     pub idle: Duration,
-    /// From any other answer to the next request.
+    /// From an answer to somebody who has signed nothing to their next request.
     pub stranger_idle: Duration,
     /// From an answer that was given before the body was read to closing the connection: see `connection`.
     pub linger: Duration,
