@@ -6,12 +6,18 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
+use rollcall_shared::config::SecretUrl;
+use rollcall_shared::store;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, Statement};
 
 use crate::eventually;
 use crate::installation::Installation;
 
 /// How many messages are ready in each queue of the installation that holds any. Those that a worker has are not told.
 pub async fn depths(installation: &Installation) -> Result<BTreeMap<String, u32>, String> {
+    if installation.is_on_files() {
+        return depths_of_file(installation).await.map_err(|error| error.to_string());
+    }
     let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default())
         .await
         .map_err(|e| e.to_string())?;
@@ -65,6 +71,9 @@ pub async fn delete_exchange(installation: &Installation, exchange: &str) {
 
 /// The bodies and headers of what is dead for a worker; it stays where it is.
 pub async fn dead(installation: &Installation, worker: &str) -> Vec<(String, BTreeMap<String, String>)> {
+    if installation.is_on_files() {
+        return dead_of_file(installation, worker).await.unwrap();
+    }
     let connection = Connection::connect(&installation.broker_url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let queue = format!("{}.{worker}.dead", installation.prefix);
@@ -120,4 +129,42 @@ fn as_text(value: &lapin::types::AMQPValue) -> String {
         lapin::types::AMQPValue::LongLongInt(number) => number.to_string(),
         other => format!("{other:?}"),
     }
+}
+
+/// The queue's file, as somebody who looks into it.
+async fn file(installation: &Installation) -> Result<DatabaseConnection, DbErr> {
+    store::connect(&SecretUrl::parse(&installation.broker_url).unwrap(), 1).await
+}
+
+async fn depths_of_file(installation: &Installation) -> Result<BTreeMap<String, u32>, DbErr> {
+    let file = file(installation).await?;
+    let rows = file.query_all_raw(of_sqlite("SELECT queue, count(*) FROM message GROUP BY queue")).await?;
+    rows.iter().map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).collect()
+}
+
+async fn dead_of_file(
+    installation: &Installation,
+    worker: &str,
+) -> Result<Vec<(String, BTreeMap<String, String>)>, DbErr> {
+    let file = file(installation).await?;
+    let headers = ["source", "attempt", "last_error", "first_failed_at", "last_failed_at", "dead_kind", "host"];
+    let statement = format!(
+        "SELECT CAST(body AS TEXT), {} FROM message WHERE queue = '{worker}.dead' ORDER BY seq",
+        headers.map(|header| format!("CAST({header} AS TEXT)")).join(", ")
+    );
+    let mut dead = Vec::new();
+    for row in file.query_all_raw(of_sqlite(&statement)).await? {
+        let mut named = BTreeMap::new();
+        for (column, header) in (1..).zip(headers) {
+            if let Some(value) = row.try_get_by_index(column)? {
+                named.insert(format!("rollcall-{}", header.replace('_', "-")), value);
+            }
+        }
+        dead.push((row.try_get_by_index(0)?, named));
+    }
+    Ok(dead)
+}
+
+fn of_sqlite(statement: &str) -> Statement {
+    Statement::from_string(DbBackend::Sqlite, statement)
 }

@@ -63,14 +63,29 @@ impl Installation {
 
     /// On a broker and a database server of the test's choice.
     pub async fn on(broker_url: &str, postgres_url: &str) -> Self {
-        let id = format!("t{}", &Uuid::new_v4().simple().to_string()[..10]);
+        let id = new_id();
         let (db, database_url) = create_database(postgres_url, &id).await;
+        Self::with(id, db, broker_url.to_owned(), database_url)
+    }
+
+    /// On the files of one machine, with nothing installed.
+    pub async fn on_files() -> Self {
+        let id = new_id();
+        let data = services::directory().join(&id).join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        let database_url = format!("sqlite://{}/rollcall.db", data.display());
+        let db = store::connect(&SecretUrl::parse(&format!("{database_url}?mode=rwc")).unwrap(), 1).await.unwrap();
+        Migrator::up(&db, None).await.unwrap();
+        Self::with(id, db, format!("sqlite://{}/queue.db", data.display()), database_url)
+    }
+
+    fn with(id: String, db: DatabaseConnection, broker_url: String, database_url: String) -> Self {
         let directory = services::directory().join(&id);
         std::fs::create_dir_all(&directory).unwrap();
         let mut installation = Self {
             db,
             directory,
-            broker_url: broker_url.to_owned(),
+            broker_url,
             prefix: id,
             database_url,
             servers: BTreeMap::new(),
@@ -82,6 +97,11 @@ impl Installation {
             installation.set(&format!("{worker}.retry"), "200ms,1s,2s");
         }
         installation
+    }
+
+    /// Whether its queue is a file.
+    pub fn is_on_files(&self) -> bool {
+        self.broker_url.starts_with("sqlite:")
     }
 
     /// Adds a PlugNMeet server.
@@ -232,6 +252,10 @@ impl Installation {
     pub fn media(&self) -> PathBuf {
         self.directory.join("media")
     }
+}
+
+fn new_id() -> String {
+    format!("t{}", &Uuid::new_v4().simple().to_string()[..10])
 }
 
 async fn create_database(server: &str, name: &str) -> (DatabaseConnection, String) {

@@ -17,6 +17,19 @@
 
 use std::time::{Duration, Instant};
 
+/// Makes tests of functions that take an installation: each on RabbitMQ and PostgreSQL, and on the files of one machine.
+#[macro_export]
+macro_rules! on_both_back_ends {
+    ($($test:ident),+ $(,)?) => {
+        mod on_servers {
+            $(#[tokio::test] async fn $test() { super::$test($crate::installation::Installation::new().await).await; })+
+        }
+        mod on_files {
+            $(#[tokio::test] async fn $test() { super::$test($crate::installation::Installation::on_files().await).await; })+
+        }
+    };
+}
+
 pub mod bench;
 pub mod broker;
 pub mod classes;

@@ -16,6 +16,11 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
+rollcall_tests::on_both_back_ends!(
+    captured_classes_end_in_the_rows_that_follow_from_them,
+    random_classes_in_any_order_come_to_the_truth,
+);
+
 /// One way of telling a class: under a source of its own, so that all of them fit one installation.
 struct Telling {
     what: String,
@@ -50,9 +55,7 @@ fn tellings() -> Vec<Telling> {
     tellings
 }
 
-#[tokio::test]
-async fn captured_classes_end_in_the_rows_that_follow_from_them() {
-    let mut installation = Installation::new().await;
+async fn captured_classes_end_in_the_rows_that_follow_from_them(mut installation: Installation) {
     let tellings = tellings();
     for number in 0..tellings.len() {
         installation.server(
@@ -88,9 +91,7 @@ async fn captured_classes_end_in_the_rows_that_follow_from_them() {
     assert!(tellings.len() > 90, "only {} tellings", tellings.len());
 }
 
-#[tokio::test]
-async fn random_classes_in_any_order_come_to_the_truth() {
-    let mut installation = Installation::new().await;
+async fn random_classes_in_any_order_come_to_the_truth(mut installation: Installation) {
     installation.set("workers.batch_size", 9);
     let ingress = installation.ingress().await;
     let _workers = installation.attendance_and_rooms(3).await;

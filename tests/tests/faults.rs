@@ -13,13 +13,20 @@ use rollcall_tests::joins::{announce, applied, intervals, join, join_of_nobody};
 use rollcall_tests::load::{Load, all_applied};
 use rollcall_tests::webhooks::Sender;
 use sea_orm::EntityTrait as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-#[tokio::test]
-async fn programs_that_are_stopped_and_killed_under_load_lose_nothing() {
-    let mut installation = Installation::new().await;
+rollcall_tests::on_both_back_ends!(
+    programs_that_are_stopped_and_killed_under_load_lose_nothing,
+    only_the_poisons_die_of_a_batch,
+    a_panic_in_a_rule_is_a_failure_and_not_a_dead_process,
+    a_session_that_only_the_lms_may_open_is_waited_for_and_given_up_in_the_end,
+    a_worker_that_is_stopped_has_settled_what_it_took,
+    a_nul_in_what_only_people_read_kills_no_event,
+);
+
+async fn programs_that_are_stopped_and_killed_under_load_lose_nothing(mut installation: Installation) {
     installation.set("workers.batch_size", 20);
     let mut ingress = installation.ingress().await;
     let load = Load::start(&installation, ingress.address);
@@ -45,9 +52,7 @@ async fn programs_that_are_stopped_and_killed_under_load_lose_nothing() {
     worker.stop().await;
 }
 
-#[tokio::test]
-async fn only_the_poisons_die_of_a_batch() {
-    let installation = Installation::new().await;
+async fn only_the_poisons_die_of_a_batch(installation: Installation) {
     let ingress = installation.ingress().await;
     let sender = Sender::new(&installation, "main", ingress.address);
     const POISONS: u32 = 3;
@@ -77,9 +82,7 @@ async fn only_the_poisons_die_of_a_batch() {
     }
 }
 
-#[tokio::test]
-async fn a_panic_in_a_rule_is_a_failure_and_not_a_dead_process() {
-    let installation = Installation::new().await;
+async fn a_panic_in_a_rule_is_a_failure_and_not_a_dead_process(installation: Installation) {
     let ingress = installation.ingress().await;
     let sender = Sender::new(&installation, "main", ingress.address);
     for user in ["a", "panic", "b"] {
@@ -121,9 +124,7 @@ async fn what_cannot_be_understood_is_dead_at_once_and_its_neighbours_are_applie
     }
 }
 
-#[tokio::test]
-async fn a_session_that_only_the_lms_may_open_is_waited_for_and_given_up_in_the_end() {
-    let mut installation = Installation::new().await;
+async fn a_session_that_only_the_lms_may_open_is_waited_for_and_given_up_in_the_end(mut installation: Installation) {
     installation.set("sessions.unknown", "reject");
     let ingress = installation.ingress().await;
     let worker = installation.worker("attendance").await;
@@ -146,9 +147,7 @@ async fn a_session_that_only_the_lms_may_open_is_waited_for_and_given_up_in_the_
     assert_eq!(sessions[0].subject.as_deref(), Some("What the LMS calls it"));
 }
 
-#[tokio::test]
-async fn a_worker_that_is_stopped_has_settled_what_it_took() {
-    let installation = Installation::new().await;
+async fn a_worker_that_is_stopped_has_settled_what_it_took(installation: Installation) {
     let ingress = installation.ingress().await;
     let sender = Sender::new(&installation, "main", ingress.address);
     for person in 0..300 {
@@ -188,9 +187,7 @@ async fn a_log_that_nobody_reads_or_that_is_full_stops_no_work() {
     }
 }
 
-#[tokio::test]
-async fn a_nul_in_what_only_people_read_kills_no_event() {
-    let installation = Installation::new().await;
+async fn a_nul_in_what_only_people_read_kills_no_event(installation: Installation) {
     let ingress = installation.ingress().await;
     let workers = installation.attendance_and_rooms(1).await;
     let sender = Sender::new(&installation, "main", ingress.address);

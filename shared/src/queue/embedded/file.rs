@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::holder::Holder;
@@ -18,6 +18,8 @@ const APPLICATION_ID: i64 = 0x526f_6c6c;
 const VERSION: i64 = 1;
 /// How long another process may hold the file's write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how many pages what is in the log goes to its place: 16 MB, since each time costs two more syncs.
+const CHECKPOINT_PAGES: &str = "4000";
 /// The largest file, in bytes, that is read through for damage before it is used: longer takes too long.
 const CHECKED_SIZE: u64 = 64 * 1024 * 1024;
 
@@ -92,12 +94,14 @@ impl File {
 
     /// A connection to look without waiting for the writer.
     pub(in crate::queue) async fn reader(&self) -> Result<SqliteConnection, QueueError> {
-        self.connect().await.map_err(|error| self.unusable(&error))
+        self.options().connect().await.map_err(|error| self.unusable(&error))
     }
 
-    /// A connection of one's own.
-    pub(in crate::queue) async fn connect(&self) -> sqlx::Result<SqliteConnection> {
-        self.options().pragma("synchronous", "FULL").pragma("wal_autocheckpoint", "4000").connect().await
+    /// A connection to write. It does not wait for others: the writer does.
+    pub(in crate::queue) async fn writer(&self) -> sqlx::Result<SqliteConnection> {
+        let options =
+            self.options().synchronous(SqliteSynchronous::Full).pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
+        options.busy_timeout(Duration::ZERO).connect().await
     }
 
     fn options(&self) -> SqliteConnectOptions {

@@ -1,6 +1,7 @@
 //! Everything that a process writes to the file, by one task: what has come together goes into one transaction and so
 //! shares one sync of the disk, and a process never waits for itself.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
 use super::file::{self, File};
@@ -20,10 +21,12 @@ use crate::queue::Message;
 const MOST: usize = 512;
 /// How many writes wait for the next.
 const WAITING: usize = 1024;
-/// How long others get to have the file after a transaction that was full: SQLite's own waiting is not fair.
+/// How long other processes get to have the file before this one has it again, and how often, at most, each asks for it:
+/// SQLite's own waiting gets longer and longer, and so is not fair to who has waited for long.
 const BREATH: Duration = Duration::from_millis(1);
-/// How long to wait before asking again for the write lock, which somebody has had for longer than the busy time-out.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_AGAIN: Range<Duration> = Duration::from_micros(300)..Duration::from_micros(1500);
+/// After how long a process that keeps the file to itself is told of.
+const LONG: Duration = Duration::from_secs(10);
 
 /// How much the file may hold.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +146,6 @@ impl Writer {
         let mut connection = None;
         let mut writes = Vec::with_capacity(MOST);
         while waiting.recv_many(&mut writes, MOST).await > 0 {
-            let is_full = writes.len() == MOST;
             let mut batch = Batch::of(writes.drain(..));
             let result = self.write(&mut connection, &mut batch).await;
             if let Err(error) = &result {
@@ -154,7 +156,7 @@ impl Writer {
                 done(result.clone());
             }
             self.changes.send_replace(());
-            if is_full {
+            if !waiting.is_empty() {
                 sleep(BREATH).await;
             }
         }
@@ -164,7 +166,7 @@ impl Writer {
         let failed = |error: sqlx::Error| self.file.failed(&error);
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(self.file.connect().await.map_err(failed)?),
+            None => connection.insert(self.file.writer().await.map_err(failed)?),
         };
         if !batch.messages.is_empty() {
             let room = self.room(connection).await;
@@ -190,13 +192,15 @@ impl Writer {
 
     /// Takes the write lock, however long another process has it.
     async fn begin(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        let mut since = Instant::now();
         loop {
             match sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
-                Err(error) if is_busy(&error) => {
-                    warn!(path = %self.file.path().display(), "another process keeps the queue file to itself");
-                    sleep(ASK_AGAIN).await;
-                }
+                Err(error) if is_busy(&error) => sleep(rand::random_range(ASK_AGAIN)).await,
                 begun => return begun.map(|_| ()),
+            }
+            if since.elapsed() > LONG {
+                warn!(path = %self.file.path().display(), "another process keeps the queue file to itself");
+                since = Instant::now();
             }
         }
     }
