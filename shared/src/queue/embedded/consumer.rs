@@ -46,7 +46,8 @@ pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Resu
         deliveries: TaskTracker::new(),
         settled: Arc::new(Notify::new()),
     });
-    let intake = Intake { origin, holder, reader, subscription, read_up_to: 0, more: true, data_version: 0 };
+    let intake =
+        Intake { origin, holder, reader, subscription, read_up_to: 0, more: true, failed: false, data_version: 0 };
     let closed = tokio::spawn(intake.run(to_main, to_suspects));
     Ok(Consumer { main, suspects, closed })
 }
@@ -146,6 +147,8 @@ struct Intake {
     read_up_to: i64,
     /// Whether there may be any behind it.
     more: bool,
+    /// Whether the last attempt to take some failed.
+    failed: bool,
     data_version: i64,
 }
 
@@ -182,6 +185,8 @@ impl Intake {
             return;
         }
         let taken = self.take(self.origin.queues.own.clone(), self.read_up_to, room).await;
+        self.failed = taken.is_err();
+        let taken = taken.unwrap_or_default();
         self.more = taken.len() == room;
         self.read_up_to = taken.last().map_or(self.read_up_to, |last| last.seq);
         for stored in taken {
@@ -191,20 +196,21 @@ impl Intake {
     }
 
     async fn give_suspect(&mut self, ask: oneshot::Sender<Delivery>, suspects: &SuspectSource) {
-        match self.take(self.origin.queues.suspect.clone(), 0, 1).await.pop() {
+        let taken = self.take(self.origin.queues.suspect.clone(), 0, 1).await;
+        match taken.unwrap_or_default().pop() {
             Some(stored) => drop(ask.send(self.delivery(stored))),
             None => suspects.tell(false),
         }
     }
 
-    async fn take(&self, queue: String, after: i64, most: usize) -> Vec<Stored> {
+    /// Where it fails, the writer says why.
+    async fn take(&self, queue: String, after: i64, most: usize) -> Result<Vec<Stored>, StoreError> {
         let holder = self.holder.name.clone();
         let taken = self
             .origin
             .store
             .write(move |tx| Box::pin(async move { messages::take(tx, &queue, &holder, after, most).await }));
-        // The writer has said why.
-        taken.await.unwrap_or_default()
+        taken.await
     }
 
     fn delivery(&self, stored: Stored) -> Delivery {
@@ -236,6 +242,8 @@ impl Intake {
 
     async fn try_to_look_after_the_rest(&mut self, suspects: &SuspectSource) -> sqlx::Result<()> {
         let Queues { own, retry, suspect, .. } = self.origin.queues.clone();
+        // A file that took nothing then may do so now.
+        self.more |= self.failed;
         if messages::has_due(&mut self.reader, &retry).await? {
             let moved =
                 self.origin.store.write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, &own).await }));

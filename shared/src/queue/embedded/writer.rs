@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, warn};
 
 use super::file::{self, File};
@@ -27,6 +27,9 @@ const BREATH: Duration = Duration::from_millis(1);
 const ASK_AGAIN: Range<Duration> = Duration::from_micros(300)..Duration::from_micros(1500);
 /// After how long a process that keeps the file to itself is told of.
 const LONG: Duration = Duration::from_secs(10);
+
+/// How often to look for room while there is none.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
 /// How much the file may hold.
 #[derive(Debug, Clone, Copy)]
@@ -145,29 +148,66 @@ impl Writer {
     async fn run(self, mut waiting: mpsc::Receiver<Write>) {
         let mut connection = None;
         let mut writes = Vec::with_capacity(MOST);
-        while waiting.recv_many(&mut writes, MOST).await > 0 {
+        while self.some(&mut waiting, &mut writes, &mut connection).await {
             let mut batch = Batch::of(writes.drain(..));
+            let adds = !batch.messages.is_empty();
             let result = self.write(&mut connection, &mut batch).await;
             if let Err(error) = &result {
                 error!(%error, "nothing could be written to the queue");
+                self.refusing.store(true, Ordering::Relaxed);
                 connection = None;
             }
             for done in batch.done {
                 done(result.clone());
             }
-            self.changes.send_replace(());
+            // Not for the rest: who takes what is there would be told of it, and look again, for ever.
+            if adds {
+                self.changes.send_replace(());
+            }
             if !waiting.is_empty() {
                 sleep(BREATH).await;
             }
         }
     }
 
+    /// Waits for something to write; `false` when nobody can want anything any more.
+    ///
+    /// Meanwhile it looks for room, if there was none: one who is told not to come as long as there is none will not come to
+    /// find out.
+    async fn some(
+        &self,
+        waiting: &mut mpsc::Receiver<Write>,
+        writes: &mut Vec<Write>,
+        connection: &mut Option<SqliteConnection>,
+    ) -> bool {
+        while self.refusing.load(Ordering::Relaxed) {
+            if let Ok(count) = timeout(LOOK_FOR_ROOM, waiting.recv_many(writes, MOST)).await {
+                return count > 0;
+            }
+            // The next message finds out what else may be wrong.
+            let _ = self.look_for_room(connection).await;
+        }
+        waiting.recv_many(writes, MOST).await > 0
+    }
+
+    async fn look_for_room(&self, connection: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
+        let room = self.room(self.connected(connection).await?).await;
+        self.refusing.store(room.is_err(), Ordering::Relaxed);
+        room
+    }
+
+    async fn connected<'c>(
+        &self,
+        connection: &'c mut Option<SqliteConnection>,
+    ) -> Result<&'c mut SqliteConnection, StoreError> {
+        match connection {
+            Some(connection) => Ok(connection),
+            None => Ok(connection.insert(self.file.writer().await.map_err(|error| self.file.failed(&error))?)),
+        }
+    }
+
     async fn write(&self, connection: &mut Option<SqliteConnection>, batch: &mut Batch) -> Result<(), StoreError> {
-        let failed = |error: sqlx::Error| self.file.failed(&error);
-        let connection = match connection {
-            Some(connection) => connection,
-            None => connection.insert(self.file.writer().await.map_err(failed)?),
-        };
+        let connection = self.connected(connection).await?;
         if !batch.messages.is_empty() {
             let room = self.room(connection).await;
             self.refusing.store(room.is_err(), Ordering::Relaxed);
@@ -175,9 +215,7 @@ impl Writer {
                 batch.refuse_messages(&full);
             }
         }
-        self.commit(connection, batch).await.map_err(failed).inspect_err(|_| {
-            self.refusing.store(true, Ordering::Relaxed);
-        })
+        self.commit(connection, batch).await.map_err(|error| self.file.failed(&error))
     }
 
     /// On an error the transaction ends with its connection.
