@@ -177,11 +177,13 @@ impl Intake {
         self.give_back(self.holder.name.clone()).await;
     }
 
-    /// Takes as much as may be unsettled at once, when there is room for half of that.
+    /// Takes as much as may be unsettled at once, when there is room for half of that, or nothing left for the worker to go on
+    /// with.
     async fn fill(&mut self, main: &mpsc::Sender<Delivery>) {
         let prefetch = usize::from(self.subscription.prefetch);
         let room = prefetch.saturating_sub(self.origin.deliveries.len());
-        if !self.more || room < prefetch.div_ceil(2) {
+        let has_some = main.capacity() < main.max_capacity();
+        if !self.more || room == 0 || (has_some && room < prefetch.div_ceil(2)) {
             return;
         }
         let taken = self.take(self.origin.queues.own.clone(), self.read_up_to, room).await;

@@ -62,6 +62,7 @@ pub(in crate::queue) struct Store {
 }
 
 /// One thing to write.
+#[expect(clippy::large_enum_variant, reason = "most of them are messages")]
 enum Write {
     Insert { queue: &'static str, message: Message, done: Done },
     Other(Work),
