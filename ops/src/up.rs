@@ -66,7 +66,9 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     // Addresses first: if another one runs here, nothing was touched.
     let ingress = if args.has(Part::Ingress) { Some(Ingress::bind(&settings).await?) } else { None };
-    let admin = Admin::bind(settings.ingress.admin_address).await?;
+    let admin = Admin::bind(settings.ingress.admin_address)
+        .await
+        .context("setting ingress.admin_address cannot be used: does another Rollcall run there?")?;
     rollcall_ingress::describe_metrics();
 
     let queue = Queue::open(&settings.queue, "rollcall up")?;
@@ -74,12 +76,15 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     migrate::up(&settings.database.url).await?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
     let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
+    let admin_address = admin.local_addr()?;
     let admin = tokio::spawn(admin.serve(readiness, drained.clone()));
 
     let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
     let running = start_workers(&workers, &settings, &queue, &obstacles, &stop).await?;
     if let Some(ingress) = ingress {
-        output::print(Welcome { settings: &settings, address: ingress.address() })?;
+        let address = ingress.address();
+        info!(%address, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
+        output::print(Welcome { settings: &settings, address })?;
         ingress.run(&settings, &publisher, stop.clone()).await;
     }
     let ended = until_all_end(running, &stop).await;

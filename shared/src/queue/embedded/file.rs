@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
@@ -71,6 +73,7 @@ impl File {
         let file = Self { path: path.to_owned() };
         // One process at a time: switching a fresh file to its write-ahead log does not wait for others.
         let locked = file.lock_for_opening().map_err(|error| file.unwritable(&error))?;
+        file.check_permission().map_err(|error| file.unwritable(&error))?;
         file.prepare().await?;
         drop(locked);
         Ok(file)
@@ -118,6 +121,15 @@ impl File {
         let lock = LockFile::create(self.holders().join("opening"))?;
         lock.lock()?;
         Ok(lock)
+    }
+
+    /// SQLite opens for reading what it may only read. Asked and not tried: closing the file, however it was opened, would end
+    /// the locks that this process has on it.
+    fn check_permission(&self) -> io::Result<()> {
+        match access(&self.path, Access::WRITE_OK) {
+            Err(Errno::NOENT) => Ok(()),
+            asked => Ok(asked?),
+        }
     }
 
     async fn prepare(&self) -> Result<(), QueueError> {
