@@ -138,7 +138,8 @@ async fn file(installation: &Installation) -> Result<DatabaseConnection, DbErr> 
 
 async fn depths_of_file(installation: &Installation) -> Result<BTreeMap<String, u32>, DbErr> {
     let file = file(installation).await?;
-    let rows = file.query_all_raw(of_sqlite("SELECT queue, count(*) FROM message GROUP BY queue")).await?;
+    let ready = "SELECT queue, count(*) FROM message WHERE seq NOT IN (SELECT seq FROM lease) GROUP BY queue";
+    let rows = file.query_all_raw(of_sqlite(ready)).await?;
     rows.iter().map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).collect()
 }
 

@@ -93,6 +93,8 @@ impl Installation {
         };
         installation.server("main", "key", "secret", "http://127.0.0.1:1");
         installation.set("log.filter", "info");
+        // Where the queue is used by the test itself, it is not beside the test.
+        installation.set("ingress.spool.path", installation.directory.join("data/spool.db").display());
         for worker in ["attendance", "rooms", "recordings"] {
             installation.set(&format!("{worker}.retry"), "200ms,1s,2s");
         }
@@ -159,10 +161,7 @@ impl Installation {
 
     /// Starts an ingress on a free port.
     pub async fn ingress(&self) -> Ingress {
-        let process = self.spawn("rollcall-ingress", &[]);
-        let (address, admin) =
-            eventually(PATIENCE, || async { process.listening().ok_or_else(|| process.tail()) }).await;
-        Ingress { process, address, admin }
+        self.spawn("rollcall-ingress", &[]).listens().await
     }
 
     /// Starts a worker, and waits until it takes deliveries.
@@ -197,25 +196,13 @@ impl Installation {
     }
 
     fn start(&self, program: &str, arguments: &[&str], stderr: Option<Stdio>) -> Process {
-        static RUNS: AtomicUsize = AtomicUsize::new(0);
-        let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let log = self.directory.join(format!("{program}-{}-{run}.log", arguments.join("-")));
+        let log = new_log(&self.directory, program, arguments);
         // One each: a program may read its settings while the next one's are written.
         let config = log.with_extension("toml");
         std::fs::write(&config, self.settings()).unwrap();
-        let child = Command::new(program_path(program))
-            .args(arguments)
-            .arg("--config")
-            .arg(&config)
-            .current_dir(&self.directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into()))
-            .env("RUST_BACKTRACE", "0")
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): run the tests by `make test`"));
-        Process { child, log }
+        let mut command = Command::new(program_path(program));
+        command.args(arguments).arg("--config").arg(&config).current_dir(&self.directory);
+        Process::start(command, log, stderr)
     }
 
     /// The settings as the programs read them.
@@ -252,6 +239,49 @@ impl Installation {
     pub fn media(&self) -> PathBuf {
         self.directory.join("media")
     }
+}
+
+/// A folder in which programs run as somebody starts them there: on its rollcall.toml, if there is one.
+#[derive(Debug)]
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    /// An empty one.
+    pub fn new() -> Self {
+        let folder = services::directory().join(new_id());
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    /// Writes its rollcall.toml.
+    pub fn settings(&self, settings: &str) {
+        std::fs::write(self.0.join("rollcall.toml"), settings).unwrap();
+    }
+
+    /// Starts a program in it.
+    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Process {
+        self.spawn_by(&["env"], program, arguments)
+    }
+
+    /// Starts a program in it by another, which is given the program's path and arguments behind its own and becomes it.
+    pub fn spawn_by(&self, by: &[&str], program: &str, arguments: &[&str]) -> Process {
+        let mut command = Command::new(by[0]);
+        command.args(&by[1..]).arg(program_path(program)).args(arguments).current_dir(&self.0);
+        Process::start(command, new_log(&self.0, program, arguments), None)
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn new_log(directory: &Path, program: &str, arguments: &[&str]) -> PathBuf {
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let arguments = arguments.join("-").replace('/', "_");
+    directory.join(format!("{program}-{arguments}-{run}.log"))
 }
 
 fn new_id() -> String {
@@ -298,6 +328,29 @@ pub struct Ingress {
 }
 
 impl Process {
+    fn start(mut command: Command, log: PathBuf, stderr: Option<Stdio>) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(log.with_extension("out")).unwrap())
+            .stderr(stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into()))
+            .env("RUST_BACKTRACE", "0")
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} cannot be started ({error}): run the tests by `make test`"));
+        Self { child, log }
+    }
+
+    /// What it has said on standard output.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
+    }
+
+    /// Waits until it says where it takes webhooks.
+    pub async fn listens(self) -> Ingress {
+        let (address, admin) = eventually(PATIENCE, || async { self.listening().ok_or_else(|| self.tail()) }).await;
+        Ingress { process: self, address, admin }
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id().expect("the program has ended")
