@@ -59,6 +59,7 @@ pub(in crate::queue) struct Store {
 }
 
 /// One thing to write.
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
 enum Write {
     Insert { queue: &'static str, message: Message, done: Done },
     Other(Work),
