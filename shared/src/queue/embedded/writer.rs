@@ -148,6 +148,7 @@ impl Writer {
         let mut writes = Vec::with_capacity(MOST);
         while waiting.recv_many(&mut writes, MOST).await > 0 {
             let mut batch = Batch::of(writes.drain(..));
+            let adds = !batch.messages.is_empty();
             let result = self.write(&mut connection, &mut batch).await;
             if let Err(error) = &result {
                 error!(%error, "nothing could be written to the queue");
@@ -156,7 +157,9 @@ impl Writer {
             for done in batch.done {
                 done(result.clone());
             }
-            self.changes.send_replace(());
+            if adds {
+                self.changes.send_replace(());
+            }
             if !waiting.is_empty() {
                 sleep(BREATH).await;
             }
