@@ -11,12 +11,17 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO_DENY_VERSION := 0.20.2
 with_services := deploy/dev/with-services
 
-.PHONY: help demo test soak bench lint fmt clippy deny clean ready build
+.PHONY: help demo demo-on-servers test soak bench lint fmt clippy deny clean ready build
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ready ## play a class through the whole pipeline, and say what came of it
+demo: cargo ## play a class through the whole pipeline, and say what came of it
+	@deploy/dev/install ffmpeg cc
+	cargo build --bin rollcall
+	target/debug/rollcall demo --dir target/demo
+
+demo-on-servers: ready ## the same on RabbitMQ and PostgreSQL
 	cargo build --workspace --bins
 	$(with_services) sh -c 'exec target/debug/rollcall demo --dir target/demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
 

@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
-        Command::Demo(args) => demo::run(args, config).await,
+        Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         output::complain(format_args!("rollcall: {}", in_one_line(&error)));

@@ -83,8 +83,8 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let running = start_workers(&workers, &settings, &queue, &obstacles, &stop).await?;
     if let Some(ingress) = ingress {
         let address = ingress.address();
-        info!(%address, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
         output::print(Welcome { settings: &settings, address })?;
+        info!(%address, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
         ingress.run(&settings, &publisher, stop.clone()).await;
     }
     let ended = until_all_end(running, &stop).await;

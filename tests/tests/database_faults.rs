@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rollcall_shared::store;
 use rollcall_tests::installation::{Installation, Process};
 use rollcall_tests::joins::{applied, intervals, join};
 use rollcall_tests::load::{Load, all_applied};
@@ -89,6 +90,23 @@ async fn a_database_that_falls_silent_is_given_up_and_asked_anew() {
     proxy.forward_again();
     applied(&installation, 21, LIMIT).await;
     no_event_was_to_blame(&installation, &[worker]).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_fallen_silent_keeps_no_place_in_the_pool() {
+    let mut installation = Installation::new().await;
+    let proxy = Proxy::before(installation.database_address()).await;
+    installation.reach_database_by(proxy.address);
+    // The only one: a worker that has lost all of its places would wait for ever.
+    let db = store::connect(&installation.load_settings().database.url, 1).await.unwrap();
+    assert!(store::is_reachable(&db).await);
+    proxy.fall_silent();
+    assert!(!store::is_reachable(&db).await);
+    proxy.forward_again();
+    eventually(Duration::from_secs(30), || async {
+        if store::is_reachable(&db).await { Ok(()) } else { Err("there is no connection to be had".into()) }
+    })
+    .await;
 }
 
 #[tokio::test]

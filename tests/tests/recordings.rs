@@ -17,6 +17,13 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
+rollcall_tests::on_both_back_ends!(
+    the_physics_class_has_one_recording_and_a_thumbnail,
+    what_goes_wrong_once_is_tried_again,
+    a_recording_that_cannot_be_had_never_looks_ready,
+    a_job_whose_worker_is_killed_is_taken_over,
+);
+
 /// An installation with a stand-in for its server, an ingress, and whatever recordings workers the test wants.
 struct School {
     installation: Installation,
@@ -31,7 +38,10 @@ impl School {
     }
 
     async fn with(set: impl FnOnce(&mut Installation)) -> Self {
-        let mut installation = Installation::new().await;
+        Self::on(Installation::new().await, set).await
+    }
+
+    async fn on(mut installation: Installation, set: impl FnOnce(&mut Installation)) -> Self {
         let server = StandIn::start("key", &"secret".into()).await.unwrap();
         installation.server("main", "key", "secret", server.url().as_str());
         set(&mut installation);
@@ -137,9 +147,9 @@ fn size(file: &Path) -> i64 {
     std::fs::metadata(file).unwrap().len().try_into().unwrap()
 }
 
-#[tokio::test]
-async fn the_physics_class_has_one_recording_and_a_thumbnail() {
-    let school = School::new().await;
+async fn the_physics_class_has_one_recording_and_a_thumbnail(installation: Installation) {
+    // Whoever finds another worker at it looks again after this long.
+    let school = School::on(installation, |installation| installation.set("recordings.lease", "2s")).await;
     let webhooks = &fixtures::classes()["physics-class-with-recording"];
     let bodies: Vec<Value> = webhooks.iter().map(|one| serde_json::from_str(&one.body).unwrap()).collect();
     let ended = bodies.iter().find(|body| body["event"] == "end_recording").unwrap();
@@ -178,9 +188,8 @@ async fn the_physics_class_has_one_recording_and_a_thumbnail() {
     school.only_has(&[&row]).await;
 }
 
-#[tokio::test]
-async fn what_goes_wrong_once_is_tried_again() {
-    let school = School::new().await;
+async fn what_goes_wrong_once_is_tried_again(installation: Installation) {
+    let school = School::on(installation, |_| {}).await;
     let _worker = school.worker().await;
     let half = u64::try_from(size(&video()) / 2).unwrap();
     let second = Duration::from_secs(1);
@@ -214,9 +223,8 @@ async fn what_goes_wrong_once_is_tried_again() {
     assert!(tokens >= school.server.count(Endpoint::Download), "{tokens} tokens");
 }
 
-#[tokio::test]
-async fn a_recording_that_cannot_be_had_never_looks_ready() {
-    let school = School::new().await;
+async fn a_recording_that_cannot_be_had_never_looks_ready(installation: Installation) {
+    let school = School::on(installation, |_| {}).await;
     let worker = school.worker().await;
     // The file is gone, though a token is given for it.
     school.has("gone", &video());
@@ -387,9 +395,8 @@ async fn a_nul_in_a_title_is_no_reason_to_lose_a_recording() {
     worker.stop().await;
 }
 
-#[tokio::test]
-async fn a_job_whose_worker_is_killed_is_taken_over() {
-    let school = School::with(|installation| {
+async fn a_job_whose_worker_is_killed_is_taken_over(installation: Installation) {
+    let school = School::on(installation, |installation| {
         installation.set("recordings.hold", "500ms");
         installation.set("recordings.lease", "2s");
     })

@@ -40,7 +40,7 @@ use self::download::Fetched;
 use self::lease::Lease;
 use self::media::{Media, ToolError, Tools};
 use crate::sessions;
-use crate::transaction::transaction;
+use crate::transaction::{in_time, transaction};
 use crate::worker::{Failure, Outcome, Worker};
 
 const PROCESSING: &str = "processing";
@@ -107,14 +107,12 @@ impl Worker for Recordings {
     async fn gave_up(&self, event: &Event, failure: &Failure) -> Result<(), Failure> {
         let Change::Recording(recording) = &event.change else { return Ok(()) };
         let update = ActiveModel { status: Set(FAILED.into()), ..error_row(failure) };
-        Entity::update_many()
+        let update = Entity::update_many()
             .set(update)
             .filter(Column::Source.eq(&event.room.source))
             .filter(Column::RecordId.eq(&recording.record_id))
-            .filter(Column::Status.ne(READY))
-            .exec(&self.archivist.db)
-            .await?;
-        Ok(())
+            .filter(Column::Status.ne(READY));
+        in_time(async { Ok(update.exec(&self.archivist.db).await?) }).await.map(|_| ())
     }
 
     /// Stops the jobs: each gives its lease back, so that another process takes over at once, and removes its files.
@@ -245,7 +243,7 @@ impl Archivist {
 
     /// What is done under the lease.
     async fn job(&self, id: i64, lease: &Lease) -> Result<End, Failure> {
-        let row = Entity::find_by_id(id).one(&self.db).await?;
+        let row = in_time(async { Ok(Entity::find_by_id(id).one(&self.db).await?) }).await?;
         let row = row.context("the recording's row is gone").map_err(Failure::transient)?;
         if row.status == READY {
             // Another job was done with it between our look at the row and our lease.

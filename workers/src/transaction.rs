@@ -39,7 +39,11 @@ pub(crate) async fn transaction<T, F: Future<Output = Result<T, Failure>>>(
     in_time(once(db, &work)).await
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// Does something with the database in no more time than a transaction may take.
+///
+/// # Errors
+/// What `work` says, or that the database is not there.
+pub(crate) async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let silent = || Failure::Unreachable(anyhow!("the database has not answered within {LIMIT:?}"));
     timeout(LIMIT, work).await.unwrap_or_else(|_| Err(silent()))
 }

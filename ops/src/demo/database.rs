@@ -1,4 +1,4 @@
-//! A database of the demo's own, beside the one it was given: its tables are made, filled and dropped without
+//! A database of the demo's own, in a file or on the server it was given: its tables are made, filled and dropped without
 //! touching a real installation's.
 
 use std::path::Path;
@@ -20,12 +20,12 @@ pub(super) struct OwnDatabase {
 }
 
 impl OwnDatabase {
-    /// The database `rollcall_demo_<id>` on the server of `given`, or an SQLite file in `folder`; it is not made yet.
-    pub(super) fn beside(given: &SecretUrl, id: &str, folder: &Path) -> Result<Self> {
-        if given.expose().starts_with("sqlite:") {
+    /// The database `rollcall_demo_<id>` on `server`, or without one an SQLite file in `folder`; it is not made yet.
+    pub(super) fn new(server: Option<&SecretUrl>, id: &str, folder: &Path) -> Result<Self> {
+        let Some(given) = server.filter(|server| server.sqlite_path().is_none()) else {
             let url = SecretUrl::parse(&format!("sqlite://{}/rollcall.db", folder.display()))?;
             return Ok(Self { url, on_server: None, may_exist: false });
-        }
+        };
         let name = format!("rollcall_demo_{id}");
         let mut url = Url::parse(given.expose())?;
         url.set_path(&name);

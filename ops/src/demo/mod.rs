@@ -1,8 +1,8 @@
 //! `rollcall demo`: plays a class against the real pipeline, and says what came of it.
 //!
-//! A [stand-in](rollcall_ops::standin) is the PlugNMeet server; the ingress and the workers are the real programs, as
-//! processes of their own, on a database and queues of this run's own. What ends up in the tables is held against
-//! what was played.
+//! A [stand-in](rollcall_ops::standin) is the PlugNMeet server; the ingress and the workers are the real programs, on a
+//! database and queues of this run's own: `rollcall up` on files, or with RabbitMQ each as a process of its own. What ends up in
+//! the tables is held against what was played.
 //!
 //! - [`class`]: the script, and the truth that follows from it;
 //! - [`stage`]: the run: sets everything up, plays, waits, reports, and leaves nothing behind;
@@ -20,29 +20,30 @@ mod stage;
 mod tables;
 mod video;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use rollcall_shared::config::{SecretUrl, Settings};
+use anyhow::Result;
+use rollcall_shared::config::SecretUrl;
 
 use self::stage::Stage;
 
 /// Play a class against the real pipeline, and say what came of it.
 ///
-/// A class of 45 minutes with a teacher, 30 students, a breakout room and a recording is played in a few seconds
-/// against rollcall-ingress and a rollcall-worker each for attendance, rooms and recordings, on a real broker and
-/// database. People drop and come in again; webhooks come late, out of order, twice or not at all.
+/// A class of 45 minutes with a teacher, 30 students, a breakout room and a recording is played in a few seconds. People drop
+/// and come in again; webhooks come late, out of order, twice or not at all. It needs nothing but ffmpeg: `rollcall up` runs on
+/// files in the demo's directory. With --queue amqp://… it plays against rollcall-ingress and a rollcall-worker each for
+/// attendance, rooms and recordings, on that broker.
 ///
 /// It makes a database and queues of its own and removes them at the end. Exits with 1 where the tables do not say
 /// what was played.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The broker, amqp://user:password@host/vhost; without it, the setting queue.url.
+    /// A broker, amqp://user:password@host/vhost. [default: a file in the demo's directory]
     #[arg(long, value_name = "URL", value_parser = SecretUrl::parse)]
     queue: Option<SecretUrl>,
-    /// A database server, postgres://user:password@host/name, whose user may create databases; or sqlite: for a file
-    /// in the demo's directory. Without it, the setting database.url.
+    /// A database server, postgres://user:password@host/name, whose user may create databases. [default: a file in the
+    /// demo's directory]
     #[arg(long, value_name = "URL", value_parser = SecretUrl::parse)]
     database: Option<SecretUrl>,
     /// The directory for the recording, the thumbnail and, when something fails, the logs; the next run in it clears
@@ -60,25 +61,6 @@ pub(crate) struct Args {
     seed: Option<u64>,
 }
 
-/// The broker and the database server.
-struct Services {
-    queue: SecretUrl,
-    database: SecretUrl,
-}
-
-pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
-    let services = args.services(config)?;
-    Stage::new(&args, services).await?.run(&args).await
-}
-
-impl Args {
-    /// Those of the command line; what it does not name, of the settings.
-    fn services(&self, config: Option<&Path>) -> Result<Services> {
-        if let (Some(queue), Some(database)) = (&self.queue, &self.database) {
-            return Ok(Services { queue: queue.clone(), database: database.clone() });
-        }
-        let settings = Settings::load(config).context("without --queue and --database the settings are needed")?;
-        let database = self.database.clone().unwrap_or(settings.database.url);
-        Ok(Services { queue: self.queue.clone().unwrap_or(settings.queue.url), database })
-    }
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    Stage::new(&args).await?.run(&args).await
 }

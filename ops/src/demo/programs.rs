@@ -41,17 +41,22 @@ struct Program {
 
 /// Where the programs lie.
 #[derive(Debug)]
-pub(super) struct Binaries {
-    ingress: PathBuf,
-    worker: PathBuf,
+pub(super) enum Binaries {
+    /// This one, which is all of them.
+    Own(PathBuf),
+    /// The others.
+    Each { ingress: PathBuf, worker: PathBuf },
 }
 
 impl Binaries {
-    /// Finds the programs beside this one.
-    pub(super) fn find() -> Result<Self> {
+    /// This program, or those beside it where each is to be `a_process_of_its_own`.
+    pub(super) fn find(a_process_of_its_own: bool) -> Result<Self> {
         let own = std::env::current_exe().context("cannot tell where this program lies")?;
-        let binaries = Self { ingress: own.with_file_name(INGRESS), worker: own.with_file_name(WORKER) };
-        let missing: Vec<&str> = [(INGRESS, &binaries.ingress), (WORKER, &binaries.worker)]
+        if !a_process_of_its_own {
+            return Ok(Self::Own(own));
+        }
+        let (ingress, worker) = (own.with_file_name(INGRESS), own.with_file_name(WORKER));
+        let missing: Vec<&str> = [(INGRESS, &ingress), (WORKER, &worker)]
             .into_iter()
             .filter(|(_, path)| !path.is_file())
             .map(|(name, _)| name)
@@ -60,7 +65,7 @@ impl Binaries {
             let folder = own.parent().unwrap_or(Path::new("/")).display();
             bail!("not found in {folder}: {}. `cargo build --workspace --bins` makes them", missing.join(", "));
         }
-        Ok(binaries)
+        Ok(Self::Each { ingress, worker })
     }
 }
 
@@ -79,19 +84,32 @@ impl Programs {
     /// Starts the ingress and one worker of each kind with these settings, and waits until each is ready.
     pub(super) async fn start(&mut self, binaries: &Binaries, settings: &Value, logs: &Path) -> Result<()> {
         let admin = serde_json::from_value::<Settings>(settings.clone())?.ingress.admin_address;
-        self.spawn(INGRESS, Command::new(&binaries.ingress), admin, settings, logs)?;
-        for worker in WorkerName::ALL {
-            let mut command = Command::new(&binaries.worker);
-            command.arg(worker.as_str());
-            let admin = free_address()?;
-            let mut settings = settings.clone();
-            settings["workers"]["admin_address"] = json!(admin);
-            self.spawn(&format!("{WORKER} {worker}"), command, admin, &settings, logs)?;
+        match binaries {
+            Binaries::Own(own) => {
+                let mut command = Command::new(own);
+                command.arg("up");
+                self.spawn("rollcall up", command, admin, settings, logs)?;
+            }
+            Binaries::Each { ingress, worker } => {
+                self.spawn(INGRESS, Command::new(ingress), admin, settings, logs)?;
+                for name in WorkerName::ALL {
+                    self.spawn_worker(worker, name, settings, logs)?;
+                }
+            }
         }
         for program in &mut self.0 {
             program.ready().await?;
         }
         Ok(())
+    }
+
+    fn spawn_worker(&mut self, binary: &Path, worker: WorkerName, settings: &Value, logs: &Path) -> Result<()> {
+        let mut command = Command::new(binary);
+        command.arg(worker.as_str());
+        let admin = free_address()?;
+        let mut settings = settings.clone();
+        settings["workers"]["admin_address"] = json!(admin);
+        self.spawn(&format!("{WORKER} {worker}"), command, admin, &settings, logs)
     }
 
     fn spawn(

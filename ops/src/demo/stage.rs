@@ -26,7 +26,7 @@ use super::directory::Directory;
 use super::programs::{self, Binaries, Programs, free_address};
 use super::progress::Progress;
 use super::tables::{self, Found, Played};
-use super::{Args, Services, report, video};
+use super::{Args, report, video};
 use crate::output;
 
 /// How long the workers may take after the last webhook until the tables are as they should be.
@@ -72,21 +72,27 @@ struct Interrupted;
 
 impl Stage {
     /// A run that has not begun: nothing is made yet but its directory.
-    pub(super) async fn new(args: &Args, services: Services) -> Result<Self> {
-        let binaries = Binaries::find()?;
+    pub(super) async fn new(args: &Args) -> Result<Self> {
+        let broker = args.queue.as_ref().filter(|queue| queue.sqlite_path().is_none());
+        let binaries = Binaries::find(broker.is_some())?;
         let directory = Directory::open(args.dir.as_deref())?;
+        let work = directory.work();
+        let queue = broker.map_or_else(|| format!("sqlite://{}/queue.db", work.display()), |url| url.expose().into());
         let id = &Uuid::new_v4().simple().to_string()[..8];
-        let database = OwnDatabase::beside(&services.database, id, &directory.work())?;
+        let database = OwnDatabase::new(args.database.as_ref(), id, &work)?;
         let secret = SecretString::from(Uuid::new_v4().simple().to_string());
         let server = StandIn::start(API_KEY, &secret).await.context("cannot start the stand-in for PlugNMeet")?;
         let storage = Url::from_directory_path(directory.media()).ok().context("a directory makes a URL")?;
         // Nobody waits for minutes here, as the defaults do.
         let retry = "1s,2s,4s,8s";
         let settings = json!({
-            "queue": { "url": services.queue.expose(), "prefix": format!("demo-{id}") },
+            "queue": { "url": queue, "prefix": format!("demo-{id}") },
             "database": { "url": database.url().expose() },
             "storage": { "url": storage },
-            "ingress": { "address": free_address()?, "admin_address": free_address()?, "paths": WEBHOOK_PATH },
+            "ingress": {
+                "address": free_address()?, "admin_address": free_address()?, "paths": WEBHOOK_PATH,
+                "spool": { "path": work.join("spool.db") },
+            },
             "plugnmeet": {
                 tables::SOURCE: { "url": server.url(), "api_key": API_KEY, "api_secret": secret.expose_secret() },
             },
@@ -143,7 +149,7 @@ impl Stage {
         tables::announce_class(&db).await.context("cannot announce the class in the tables")?;
         let plan = self.plan(args).await?;
 
-        self.progress.step("starting the ingress and three workers");
+        self.progress.step("starting the ingress and the workers");
         self.has_queues = true;
         self.programs.start(&self.binaries, &self.settings, &self.directory.logs()).await?;
         self.progress.step_of_posts("playing 45 minutes of class", plan.class.posts.len());

@@ -44,6 +44,7 @@ pub async fn connect(url: &SecretUrl, connections: u32) -> Result<DatabaseConnec
         .map_sqlx_sqlite_opts(|options| {
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT)
         })
+        .map_sqlx_postgres_pool_opts(|options| options.after_release(|connection, _| Box::pin(answers(connection))))
         .sqlx_logging(false);
     Database::connect(options).await
 }
@@ -65,6 +66,12 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
     let options =
         TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
     db.begin_with_options(options).await
+}
+
+/// Before a connection goes back into the pool. The pool itself asks too, and for ever: one that has gone silent would keep
+/// its place, until there is none left for another.
+async fn answers(connection: &mut PgConnection) -> Result<bool, SqlxError> {
+    timeout(CONNECT_TIMEOUT, connection.ping()).await.unwrap_or(Err(SqlxError::PoolTimedOut)).map(|()| true)
 }
 
 /// Whether the database answers.

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 use uuid::Uuid;
 
-use crate::transaction::transaction;
+use crate::transaction::{in_time, transaction};
 use crate::worker::Failure;
 
 /// How soon a renewal that the database did not take is tried again.
@@ -85,10 +85,10 @@ impl Lease {
     }
 
     /// Holds the lease for another while; `false` if somebody else has it. One that has run out and that nobody took will do.
-    async fn renew(&self) -> Result<bool, DbErr> {
+    async fn renew(&self) -> Result<bool, Failure> {
         let after = Clock(self.db.get_database_backend()).after(self.length);
         let sql = format!("UPDATE recording_lease SET expires_at = {after} WHERE recording_id = $1 AND holder = $2");
-        self.change(&self.db, sql).await
+        in_time(async { Ok(self.change(&self.db, sql).await?) }).await
     }
 
     /// Gives the lease back in the transaction that makes use of it: `false` if it is not ours any more.
@@ -122,10 +122,10 @@ async fn take_failure(tx: &DatabaseTransaction, recording_id: i64) -> Result<Opt
 }
 
 /// The holders of all leases. One that has run out may be renewed yet, when a database that was away is back.
-pub(super) async fn holders(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
-    let backend = db.get_database_backend();
-    let rows = db.query_all_raw(Statement::from_string(backend, "SELECT holder FROM recording_lease")).await?;
-    rows.iter().map(|row| row.try_get("", "holder")).collect()
+pub(super) async fn holders(db: &DatabaseConnection) -> Result<Vec<String>, Failure> {
+    let all = Statement::from_string(db.get_database_backend(), "SELECT holder FROM recording_lease");
+    let rows = in_time(async { Ok(db.query_all_raw(all).await?) }).await?;
+    Ok(rows.iter().map(|row| row.try_get("", "holder")).collect::<Result<_, DbErr>>()?)
 }
 
 async fn execute<const N: usize>(db: &impl ConnectionTrait, sql: String, values: [Value; N]) -> Result<u64, DbErr> {

@@ -144,7 +144,10 @@ impl File {
         let version = number(connection, "PRAGMA user_version").await.map_err(failed)?;
         let tables = number(connection, "SELECT count(*) FROM sqlite_master").await.map_err(failed)?;
         match (ours, version) {
-            (0, 0) if tables == 0 => self.create(connection).await.map_err(failed),
+            (0, 0) if tables == 0 => {
+                self.create(connection).await.map_err(failed)?;
+                self.sync_folder().map_err(|error| self.unwritable(&error))
+            }
             (APPLICATION_ID, VERSION) => self.check(connection).await,
             (APPLICATION_ID, newer) => Err(self.error(
                 format!("it is of a newer Rollcall (version {newer}, and this one knows {VERSION})"),
@@ -161,6 +164,12 @@ impl File {
         let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *tx).await?;
         tx.commit().await
+    }
+
+    /// That there is a file at all must outlive a power cut too.
+    fn sync_folder(&self) -> io::Result<()> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        LockFile::open(folder)?.sync_all()
     }
 
     async fn check(&self, connection: &mut SqliteConnection) -> Result<(), QueueError> {
