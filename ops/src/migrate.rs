@@ -82,11 +82,20 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
 pub(crate) async fn up(url: &SecretUrl) -> Result<Vec<String>> {
     let db = connect(&to_be_created(url)?).await?;
     let transaction = begin(&db).await?;
-    let pending = Migrator::get_pending_migrations(&transaction).await?;
+    let pending = Migrator::get_pending_migrations(&transaction).await.map_err(|error| unreadable(url, error))?;
     let names = pending.iter().map(|migration| migration.name().to_owned()).collect();
     Migrator::up(&transaction, None).await.context("a migration failed; the database is as it was before")?;
     transaction.commit().await?;
     Ok(names)
+}
+
+fn unreadable(url: &SecretUrl, error: DbErr) -> anyhow::Error {
+    let what = match error {
+        // What sea-orm says of migrations that it does not know.
+        DbErr::Custom(_) => format!("the database {url} was migrated by a newer Rollcall: run that one"),
+        _ => format!("cannot read which migrations the database {url} has"),
+    };
+    anyhow::Error::new(error).context(what)
 }
 
 async fn down(db: &DatabaseConnection, steps: u32) -> Result<Vec<String>> {

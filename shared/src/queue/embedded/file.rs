@@ -178,6 +178,8 @@ impl File {
         }
         let found = sqlx::query("PRAGMA quick_check(1)").fetch_one(connection).await;
         let found: String = found.and_then(|row| row.try_get(0)).map_err(|error| self.unusable(&error))?;
+        // Under a headline.
+        let found = found.lines().last().unwrap_or_default();
         if found == "ok" { Ok(()) } else { Err(self.damaged(found)) }
     }
 
@@ -187,7 +189,7 @@ impl File {
         match primary_code(&code) {
             // SQLITE_PERM, READONLY, IOERR, CANTOPEN.
             Some(3 | 8 | 10 | 14) => self.unwritable(error),
-            Some(11) => self.damaged(error.to_string()),
+            Some(11) => self.damaged(&error.to_string()),
             Some(13) => self.error("the disk is full", "make room on it"),
             Some(26) => self.error("it is no SQLite file, or its first page is damaged", KEEP_ASIDE),
             _ => self.error(error.to_string(), "look what else uses it"),
@@ -203,7 +205,7 @@ impl File {
         self.error(format!("it cannot be written to ({error})"), "let this user write there, or choose another file")
     }
 
-    fn damaged(&self, found: String) -> QueueError {
+    fn damaged(&self, found: &str) -> QueueError {
         self.error(format!("it is damaged ({found})"), KEEP_ASIDE)
     }
 
