@@ -28,12 +28,13 @@ pub struct Sender {
 impl Sender {
     /// The server `name` of the installation, posting to an ingress of it.
     pub fn new(installation: &Installation, name: &str, ingress: SocketAddr) -> Self {
+        Self::with(installation.keys(name).clone(), ingress)
+    }
+
+    /// A server with these keys.
+    pub fn with(keys: Server, ingress: SocketAddr) -> Self {
         rollcall_shared::tls::use_ring();
-        Self {
-            client: Client::builder().build().unwrap(),
-            url: format!("http://{ingress}/webhooks/plugnmeet"),
-            keys: installation.keys(name).clone(),
-        }
+        Self { client: Client::builder().build().unwrap(), url: format!("http://{ingress}/webhooks/plugnmeet"), keys }
     }
 
     /// The same server, posting to another ingress.
