@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rollcall_tests::installation::{Ingress, Installation, Server, memory_kib};
+use rollcall_tests::installation::{Ingress, Installation, Process, Server, memory_kib};
 use rollcall_tests::wire::{Connection, request};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -73,6 +73,36 @@ async fn a_thousand_silent_connections_outlast_the_header_time_out() {
 #[ignore = "takes ten minutes: make soak"]
 async fn ten_thousand_silent_connections_stay_for_ten_minutes() {
     idle(10_000, Duration::from_mins(10)).await;
+}
+
+/// How many hundredths of a second of processor time a program has had.
+fn processor_time(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test]
+async fn rollcall_up_is_ready_soon_and_costs_little_when_there_is_nothing_to_do() {
+    const WATCHED: Duration = Duration::from_secs(5);
+    rollcall_shared::tls::use_ring();
+    let installation = Installation::on_files().await;
+    let began = Instant::now();
+    let Ingress { process, admin, .. } = installation.spawn("rollcall", &["up"]).listens().await;
+    let ready = reqwest::get(format!("http://{admin}/readyz")).await.unwrap().text().await.unwrap();
+    let took = began.elapsed();
+    assert_eq!(ready, "ready\n");
+
+    let before = processor_time(&process);
+    sleep(WATCHED).await;
+    let percent = (processor_time(&process) - before) as f64 / WATCHED.as_secs_f64();
+    let (resident, _) = memory_kib(&process);
+    println!("ready after {took:?}; idle: {} KiB resident, {percent:.1} % of a processor", resident);
+    process.stop().await;
+    assert!(resident < 40 * 1024, "{resident} KiB");
+    assert!(percent < 5.0, "{percent} %");
+    // A release build takes some 20 ms; the test looks every 50.
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 /// How long it takes until the ingress closes a connection whose peer sends `head` byte by byte and comes to no end.
