@@ -762,9 +762,9 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named_and_no_secret_is_told() {
         for (toml, expected) in [
-            ("queue.url = 'redis://u:hunter2@h'", "setting queue.url is \"redis://u:***@h\": it is amqp://"),
-            ("queue.url = 'guest:hunter2@h:5672'", "setting queue.url is \"***\": it is amqp://"),
-            ("queue.url = 'amqp:guest:hunter2@h'", "setting queue.url is \"***\": it is amqp://"),
+            ("queue.url = 'redis://u:hunter2@h'", "setting queue.url is \"redis://u:***@h\": it is sqlite://"),
+            ("queue.url = 'guest:hunter2@h:5672'", "setting queue.url is \"***\": it is sqlite://"),
+            ("queue.url = 'amqp:guest:hunter2@h'", "setting queue.url is \"***\": it is sqlite://"),
             ("queue.url = 'amqp://u:hunter#2@h'", "%23"),
             ("queue.url = amqp://u:hunter2@h", "line 1"),
             (&format!("{QUEUE}plugnmeet.a.api_secret = \"hunter2"), "line 2"),

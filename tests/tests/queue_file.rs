@@ -175,6 +175,19 @@ async fn a_queue_file_or_a_folder_that_may_only_be_read_is_refused_at_the_start(
     }
 }
 
+#[tokio::test]
+async fn a_database_file_that_may_only_be_read_is_refused_at_the_start() {
+    if !may_mount() {
+        return println!("skipped: this machine lets us mount nothing");
+    }
+    let folder = folder();
+    interrupt(folder.spawn("rollcall", &["up"]).listens().await.process).await;
+    let script =
+        "mount --bind data/rollcall.db data/rollcall.db && mount -o remount,bind,ro data/rollcall.db && exec \"$@\"";
+    let process = folder.spawn_by(&["unshare", "--mount", "sh", "-c", script, "sh"], "rollcall", &["up"]);
+    refuses(process, &["cannot connect to the database sqlite://data/rollcall.db", "cannot be written to"]).await;
+}
+
 fn may_mount() -> bool {
     let mut unshare = std::process::Command::new("unshare");
     let mounted = unshare.args(["--mount", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
@@ -438,4 +451,25 @@ async fn a_second_rollcall_up_is_told_of_the_first_which_goes_on() {
     people(&folder, &["42"]).await;
     assert!(!first.process.log().contains("ERROR"), "{}", first.process.log());
     interrupt(first.process).await;
+}
+
+/// How long a process has been at work, in clock ticks: hundredths of a second.
+fn ticks(process: &Process) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let (_, behind_name) = stat.rsplit_once(')').unwrap();
+    behind_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test]
+async fn rollcall_up_with_nothing_to_do_does_nothing() {
+    const IDLE: Duration = Duration::from_secs(3);
+    let folder = folder();
+    let up = folder.spawn("rollcall", &["up"]).listens().await;
+    send(&folder, up.address, "42").await;
+    people(&folder, &["42"]).await;
+    let before = ticks(&up.process);
+    tokio::time::sleep(IDLE).await;
+    let busy = ticks(&up.process) - before;
+    assert!(busy < 30, "it was at work for {busy} hundredths of the {IDLE:?}");
+    interrupt(up.process).await;
 }

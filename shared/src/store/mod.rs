@@ -2,8 +2,11 @@
 
 pub mod entity;
 
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
@@ -30,8 +33,9 @@ const POSTGRES_LIMITS: [(&str, &str); 3] =
 /// It cannot be reached, or refuses the user. The error has no password in it.
 pub async fn connect(url: &SecretUrl, connections: u32) -> Result<DatabaseConnection, DbErr> {
     let is_file = url.sqlite_path().is_some();
-    if !is_file {
-        try_once(url).await?;
+    match url.sqlite_path() {
+        Some(path) => may_write(&path)?,
+        None => try_once(url).await?,
     }
     let mut options = ConnectOptions::new(url.expose());
     options
@@ -47,6 +51,14 @@ pub async fn connect(url: &SecretUrl, connections: u32) -> Result<DatabaseConnec
         .map_sqlx_postgres_pool_opts(|options| options.after_release(|connection, _| Box::pin(answers(connection))))
         .sqlx_logging(false);
     Database::connect(options).await
+}
+
+/// SQLite opens for reading what it may only read, and says so at the first write.
+fn may_write(path: &Path) -> Result<(), DbErr> {
+    match access(path, Access::WRITE_OK) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(DbErr::Conn(RuntimeErr::Internal(format!("the file cannot be written to ({error})")))),
+    }
 }
 
 /// A pool only says that it waited in vain, not for what.
@@ -121,15 +133,26 @@ fn kind_of_sqlx(error: &SqlxError) -> ErrorKind {
 /// PostgreSQL's SQLSTATE (Appendix A of its manual) has five characters, SQLite's result codes are numbers.
 fn kind_of_code(code: &str) -> ErrorKind {
     match code {
-        // Serialization failure, deadlock, a lock that was waited for too long, a row that somebody else was quicker with;
-        // SQLITE_BUSY and its extended codes, SQLITE_LOCKED.
+        // Serialization failure, deadlock, a lock that was waited for too long, a row that somebody else was quicker with.
         "40001" | "40P01" | "55P03" | "57014" | "23505" => ErrorKind::Conflict,
-        "5" | "261" | "517" | "773" | "6" | "262" => ErrorKind::Conflict,
-        // Read-only: a standby before it is promoted. Idle in a transaction for too long. SQLITE_FULL, SQLITE_IOERR.
-        "25006" | "25P03" | "13" | "10" => ErrorKind::Unreachable,
-        // SQLITE_TOOBIG, SQLITE_MISMATCH, and the constraints CHECK and NOT NULL.
-        "18" | "20" | "275" | "1299" => ErrorKind::Refused,
+        // Read-only: a standby before it is promoted. Idle in a transaction for too long.
+        "25006" | "25P03" => ErrorKind::Unreachable,
         code if code.len() == 5 => kind_of_class(code),
+        code => code.parse().map_or(ErrorKind::Unknown, kind_of_result),
+    }
+}
+
+/// What kind of error it is, SQLite says in the lower byte.
+fn kind_of_result(code: u32) -> ErrorKind {
+    match code & 0xff {
+        // SQLITE_BUSY, SQLITE_LOCKED.
+        5 | 6 => ErrorKind::Conflict,
+        // SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN.
+        8 | 10 | 13 | 14 => ErrorKind::Unreachable,
+        // SQLITE_TOOBIG, SQLITE_MISMATCH.
+        18 | 20 => ErrorKind::Refused,
+        // Of SQLITE_CONSTRAINT, CHECK and NOT NULL.
+        19 if matches!(code, 275 | 1299) => ErrorKind::Refused,
         _ => ErrorKind::Unknown,
     }
 }
@@ -163,7 +186,13 @@ mod tests {
             ("22021", ErrorKind::Refused),
             ("23503", ErrorKind::Unknown),
             ("23514", ErrorKind::Refused),
+            ("517", ErrorKind::Conflict),
+            ("1032", ErrorKind::Unreachable),
+            ("778", ErrorKind::Unreachable),
+            ("13", ErrorKind::Unreachable),
+            ("1299", ErrorKind::Refused),
             ("787", ErrorKind::Unknown),
+            ("11", ErrorKind::Unknown),
         ] {
             assert_eq!(kind_of_code(code), kind, "{code}");
         }

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_broker_that_is_full_is_waited_for_and_one_that_refuses_is_not() {
-        let broker = Broker::new(&config::Queue::default(), "test").unwrap();
+        let url = config::SecretUrl::parse("amqp://user:password@broker/%2f").unwrap();
+        let broker = Broker::new(&config::Queue { url, ..config::Queue::default() }, "test").unwrap();
         for (kind, reason, is_final) in [
             (AMQPHardError::NOTALLOWED, "NOT_ALLOWED - vhost x not found", true),
             (AMQPHardError::NOTALLOWED, "NOT_ALLOWED - access to vhost 'x' refused for user 'u'", true),
