@@ -66,33 +66,46 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     // Addresses first: if another one runs here, nothing was touched.
     let ingress = if args.has(Part::Ingress) { Some(Ingress::bind(&settings).await?) } else { None };
-    let admin = Admin::bind(settings.ingress.admin_address)
-        .await
-        .context("setting ingress.admin_address cannot be used: does another Rollcall run there?")?;
+    let admin = admin(&settings, ingress.is_some()).await?;
     rollcall_ingress::describe_metrics();
 
     let queue = Queue::open(&settings.queue, "rollcall up")?;
-    let publisher = queue.publisher(&settings.ingress).await?;
+    let publisher = if ingress.is_some() { Some(queue.publisher(&settings.ingress).await?) } else { None };
     migrate::up(&settings.database.url).await?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
+    let admin_address = admin.as_ref().map(Admin::local_addr).transpose()?;
     let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
-    let admin_address = admin.local_addr()?;
-    let admin = tokio::spawn(admin.serve(readiness, drained.clone()));
+    let admin = admin.map(|admin| tokio::spawn(admin.serve(readiness, drained.clone())));
 
     let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
     let running = start_workers(&workers, &settings, &queue, &obstacles, &stop).await?;
-    if let Some(ingress) = ingress {
+    if let (Some(ingress), Some(publisher)) = (ingress, publisher) {
         let address = ingress.address();
         output::print(Welcome { settings: &settings, address })?;
-        info!(%address, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
+        let admin_address = admin_address.map(tracing::field::display);
+        info!(%address, admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
         ingress.run(&settings, &publisher, stop.clone()).await;
     }
     let ended = until_all_end(running, &stop).await;
     drained.cancel();
-    admin.await.context("the admin address failed")?;
+    if let Some(admin) = admin {
+        admin.await.context("the admin address failed")?;
+    }
     ended?;
     info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The ingress's admin address, or for workers alone theirs, so that both can run on one machine.
+async fn admin(settings: &Settings, has_ingress: bool) -> Result<Option<Admin>> {
+    let (name, address) = if has_ingress {
+        ("ingress.admin_address", Some(settings.ingress.admin_address))
+    } else {
+        ("workers.admin_address", settings.workers.admin_address)
+    };
+    let Some(address) = address else { return Ok(None) };
+    let admin = Admin::bind(address).await;
+    admin.map(Some).with_context(|| format!("setting {name} cannot be used: does another Rollcall run there?"))
 }
 
 async fn start_workers(
@@ -134,7 +147,7 @@ async fn until_all_end(mut running: JoinSet<Result<()>>, stop: &CancellationToke
 }
 
 fn readiness(
-    publisher: Publisher,
+    publisher: Option<Publisher>,
     obstacles: Obstacles,
     stop: CancellationToken,
 ) -> impl Fn() -> Result<String, String> {
@@ -142,7 +155,8 @@ fn readiness(
         if stop.is_cancelled() {
             return Err("draining".into());
         }
-        obstacles.check().and_then(|()| publisher.readiness())
+        obstacles.check()?;
+        publisher.as_ref().map_or_else(|| Ok("ready".into()), Publisher::readiness)
     }
 }
 
