@@ -74,12 +74,15 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     migrate::up(&settings.database.url).await?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
     let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
+    let admin_address = admin.local_addr()?;
     let admin = tokio::spawn(admin.serve(readiness, drained.clone()));
 
     let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
     let running = start_workers(&workers, &settings, &queue, &obstacles, &stop).await?;
     if let Some(ingress) = ingress {
-        output::print(Welcome { settings: &settings, address: ingress.address() })?;
+        let address = ingress.address();
+        output::print(Welcome { settings: &settings, address })?;
+        info!(%address, %admin_address, "webhooks are taken");
         ingress.run(&settings, &publisher, stop.clone()).await;
     }
     let ended = until_all_end(running, &stop).await;

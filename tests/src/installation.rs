@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::{SecretUrl, Settings};
 use rollcall_shared::store;
@@ -159,7 +160,15 @@ impl Installation {
 
     /// Starts an ingress on a free port.
     pub async fn ingress(&self) -> Ingress {
-        let process = self.spawn("rollcall-ingress", &[]);
+        Self::listening(self.spawn("rollcall-ingress", &[])).await
+    }
+
+    /// Starts everything in one process, on free ports.
+    pub async fn up(&self) -> Ingress {
+        Self::listening(self.spawn("rollcall", &["up"])).await
+    }
+
+    async fn listening(process: Process) -> Ingress {
         let (address, admin) =
             eventually(PATIENCE, || async { process.listening().ok_or_else(|| process.tail()) }).await;
         Ingress { process, address, admin }
@@ -295,6 +304,23 @@ pub struct Ingress {
     pub address: SocketAddr,
     /// Where it shows its metrics.
     pub admin: SocketAddr,
+}
+
+impl Ingress {
+    /// Whether it is ready, and what it says about that.
+    pub async fn readiness(&self) -> (StatusCode, String) {
+        rollcall_shared::tls::use_ring();
+        let answer = reqwest::get(format!("http://{}/readyz", self.admin)).await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    /// What a metric without labels is now, if it was ever set.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        rollcall_shared::tls::use_ring();
+        let answer = reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap();
+        let text = answer.text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
 }
 
 impl Process {
