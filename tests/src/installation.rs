@@ -316,11 +316,15 @@ impl Ingress {
 
     /// What a metric without labels is now, if it was ever set.
     pub async fn metric(&self, name: &str) -> Option<f64> {
-        rollcall_shared::tls::use_ring();
-        let answer = reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap();
-        let text = answer.text().await.unwrap();
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        metric(self.admin, name).await
     }
+}
+
+/// What a metric without labels is now at an admin address, if it was ever set.
+pub async fn metric(admin: SocketAddr, name: &str) -> Option<f64> {
+    rollcall_shared::tls::use_ring();
+    let text = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 impl Process {
