@@ -244,6 +244,7 @@ async fn a_broker_that_is_frozen_slows_only_the_first_and_gets_little_twice() {
     let answers = load.stop().await;
     all_accepted_in_time(&answers.all);
     let once_open = answers.between(opened, thawed);
+    println!("p99 once open {:?}", quantile(&once_open, 0.99));
     assert!(quantile(&once_open, 0.99) < Duration::from_millis(50), "p99 {:?}", quantile(&once_open, 0.99));
 
     // Twice is what was on its way when the broker froze (a confirm time-out's worth), and what it was tried with since.
@@ -283,7 +284,8 @@ async fn what_one_ingress_has_not_handed_over_when_it_is_killed_another_does() {
     rabbitmq.start().await;
     eventually(LIMIT, || async {
         let left = spooled(&installation).await;
-        if left < before { Ok(()) } else { Err("nothing is handed over".to_owned()) }
+        // More than the one that the broker is tried with.
+        if left + 100 < before { Ok(()) } else { Err(format!("{left} of {before} are left")) }
     })
     .await;
     one.process.kill().await;
