@@ -199,6 +199,12 @@ stop_docker() {
 kill_docker() {
 	if container_runs "$(container_name "$dir")"; then docker kill "$(container_name "$dir")" >/dev/null; fi
 }
+freeze_native() { kill -STOP "$(running_process "$dir/pid")"; }
+thaw_native() { kill -CONT "$(running_process "$dir/pid")"; }
+# shellcheck disable=SC2154
+freeze_docker() { docker pause "$(container_name "$dir")" >/dev/null; }
+# shellcheck disable=SC2154
+thaw_docker() { docker unpause "$(container_name "$dir")" >/dev/null; }
 # shellcheck disable=SC2154
 remove_docker() { docker rm --force --volumes "$(container_name "$dir")" >/dev/null 2>&1 || true; }
 container_runs() { [[ $(docker inspect -f '{{.State.Running}}' "$1" 2>/dev/null) == true ]]; }
@@ -212,7 +218,7 @@ container_runs() { [[ $(docker inspect -f '{{.State.Running}}' "$1" 2>/dev/null)
 instance_main() {
 	kind=$1 product=$2 find=$3 verb=${4:-} dir=${5:-} port=${6:-}
 	start_seconds=${ROLLCALL_DEV_START_SECONDS:-60}
-	local usage='usage: start DIR [PORT] | stop DIR | kill DIR | remove DIR'
+	local usage='usage: start DIR [PORT] | stop DIR | kill DIR | freeze DIR | thaw DIR | remove DIR'
 	[[ -n $dir && $# -le 6 && $port =~ ^[0-9]*$ ]] || die "$usage"
 	dir=$(absolute "$dir")
 	case $verb in
@@ -221,7 +227,7 @@ instance_main() {
 		dir=$(cd "$dir" && pwd -P)
 		instance_start
 		;;
-	stop | kill | remove)
+	stop | kill | freeze | thaw | remove)
 		if [[ ! -d $dir ]]; then
 			[[ $verb == remove ]] || die "no such directory: $dir"
 			return

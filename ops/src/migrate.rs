@@ -132,7 +132,7 @@ async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
 }
 
 /// The URL of an SQLite database that is made when it is not there, with the folder it lies in; any other as it is.
-fn to_be_created(url: &SecretUrl) -> Result<SecretUrl> {
+pub(crate) fn to_be_created(url: &SecretUrl) -> Result<SecretUrl> {
     let Some(path) = url.expose().strip_prefix("sqlite:") else { return Ok(url.clone()) };
     let path = path.trim_start_matches("//");
     let (path, query) = path.split_once('?').unwrap_or((path, ""));

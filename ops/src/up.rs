@@ -14,11 +14,10 @@ use rollcall_ingress::program::Ingress;
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::{UnknownWorker, WorkerName};
 use rollcall_shared::queue::{Publisher, Queue};
-use rollcall_shared::store;
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_shared::{shutdown, telemetry};
-use rollcall_workers::program::{self, Surroundings};
+use rollcall_workers::program::{self, Alone, Surroundings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -71,22 +70,32 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
 
     let queue = Queue::open(&settings.queue, "rollcall up")?;
     let publisher = if ingress.is_some() { Some(queue.publisher(&settings.ingress).await?) } else { None };
-    migrate::up(&settings.database.url).await?;
-    let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
-    let admin_address = admin.as_ref().map(Admin::local_addr).transpose()?;
+    let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
+    let obstacles: Vec<_> = workers.iter().map(|_| Obstacles::default()).collect();
+    let (admin_address, drained) = (admin.as_ref().map(Admin::local_addr).transpose()?, CancellationToken::new());
     let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
     let admin = admin.map(|admin| tokio::spawn(admin.serve(readiness, drained.clone())));
 
-    let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
-    let running = start_workers(&workers, &settings, &queue, &obstacles, &stop).await?;
+    let mut running = JoinSet::new();
     if let (Some(ingress), Some(publisher)) = (ingress, publisher) {
         let address = ingress.address();
         output::print(Welcome { settings: &settings, address })?;
         let admin_address = admin_address.map(tracing::field::display);
         info!(%address, admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
-        ingress.run(&settings, &publisher, stop.clone()).await;
+        let (settings, stop) = (settings.clone(), stop.clone());
+        running.spawn(async move {
+            // What a part cannot go on without, the others are not to hide: whoever supervises this starts it again.
+            let _others = stop.clone().drop_guard();
+            ingress.run(&settings, &publisher, stop).await;
+            Ok(())
+        });
     }
-    let ended = until_all_end(running, &stop).await;
+    let working = work(workers, settings, queue, obstacles, stop.clone());
+    running.spawn(async move {
+        let _others = stop.clone().drop_guard();
+        working.await
+    });
+    let ended = until_all_end(running).await;
     drained.cancel();
     if let Some(admin) = admin {
         admin.await.context("the admin address failed")?;
@@ -108,54 +117,59 @@ async fn admin(settings: &Settings, has_ingress: bool) -> Result<Option<Admin>> 
     admin.map(Some).with_context(|| format!("setting {name} cannot be used: does another Rollcall run there?"))
 }
 
-async fn start_workers(
-    workers: &[WorkerName],
-    settings: &Settings,
-    queue: &Queue,
-    obstacles: &Obstacles,
-    stop: &CancellationToken,
-) -> Result<JoinSet<Result<()>>> {
+/// Runs the workers, as soon as the database is there; meanwhile the ingress takes webhooks.
+async fn work(
+    workers: Vec<WorkerName>,
+    settings: Settings,
+    queue: Queue,
+    obstacles: Vec<Obstacles>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let url = &settings.database.url;
+    let connections = workers.iter().map(|worker| program::connections(*worker, &settings)).sum();
+    let connecting = async {
+        let db = program::connect(&migrate::to_be_created(url)?, connections, &obstacles).await?;
+        migrate::up(url).await?;
+        anyhow::Ok(db)
+    };
+    let Some(db) = stop.run_until_cancelled(connecting).await else { return Ok(()) };
+    let (db, alone) = (db?, Alone::default());
     let mut running = JoinSet::new();
-    if workers.is_empty() {
-        return Ok(running);
-    }
-    let connections = workers.iter().map(|worker| program::connections(*worker, settings)).sum();
-    let db = store::connect(&settings.database.url, connections)
-        .await
-        .with_context(|| format!("the database at {} cannot be used", settings.database.url))?;
-    for worker in workers.iter().copied() {
+    for (worker, obstacles) in workers.into_iter().zip(obstacles) {
         let (settings, stop) = (settings.clone(), stop.clone());
-        let surroundings = Surroundings { queue: queue.clone(), db: db.clone(), obstacles: obstacles.clone() };
+        let surroundings = Surroundings { queue: queue.clone(), db: db.clone(), obstacles, alone: alone.clone() };
         running.spawn(async move {
-            let ended = program::run(worker, &settings, surroundings, stop.clone()).await;
-            // What one cannot go on without, the others are not to hide: whoever supervises this starts it again.
-            stop.cancel();
+            let _others = stop.clone().drop_guard();
+            let ended = program::run(worker, &settings, surroundings, stop).await;
             ended.with_context(|| format!("the worker {worker} has ended"))
         });
     }
-    Ok(running)
+    // An ingress without workers goes on.
+    if running.is_empty() {
+        stop.cancelled().await;
+    }
+    until_all_end(running).await
 }
 
-async fn until_all_end(mut running: JoinSet<Result<()>>, stop: &CancellationToken) -> Result<()> {
+/// The first that went wrong is what is told.
+async fn until_all_end(mut running: JoinSet<Result<()>>) -> Result<()> {
     let mut first = Ok(());
     while let Some(ended) = running.join_next().await {
-        let ended = ended.context("a worker panicked").and_then(|ended| ended);
-        stop.cancel();
-        first = first.and(ended);
+        first = first.and(ended.context("a part panicked").and_then(|ended| ended));
     }
     first
 }
 
 fn readiness(
     publisher: Option<Publisher>,
-    obstacles: Obstacles,
+    obstacles: Vec<Obstacles>,
     stop: CancellationToken,
 ) -> impl Fn() -> Result<String, String> {
     move || {
         if stop.is_cancelled() {
             return Err("draining".into());
         }
-        obstacles.check()?;
+        obstacles.iter().try_for_each(Obstacles::check)?;
         publisher.as_ref().map_or_else(|| Ok("ready".into()), Publisher::readiness)
     }
 }

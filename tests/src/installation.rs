@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::{SecretUrl, Settings};
 use rollcall_shared::store;
@@ -162,6 +163,11 @@ impl Installation {
     /// Starts an ingress on a free port.
     pub async fn ingress(&self) -> Ingress {
         self.spawn("rollcall-ingress", &[]).listens().await
+    }
+
+    /// Starts everything in one process, on free ports.
+    pub async fn up(&self) -> Ingress {
+        self.spawn("rollcall", &["up"]).listens().await
     }
 
     /// Starts a worker, and waits until it takes deliveries.
@@ -325,6 +331,27 @@ pub struct Ingress {
     pub address: SocketAddr,
     /// Where it shows its metrics.
     pub admin: SocketAddr,
+}
+
+impl Ingress {
+    /// Whether it is ready, and what it says about that.
+    pub async fn readiness(&self) -> (StatusCode, String) {
+        rollcall_shared::tls::use_ring();
+        let answer = reqwest::get(format!("http://{}/readyz", self.admin)).await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    /// What a metric without labels is now, if it was ever set.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        metric(self.admin, name).await
+    }
+}
+
+/// What a metric without labels is now at an admin address, if it was ever set.
+pub async fn metric(admin: SocketAddr, name: &str) -> Option<f64> {
+    rollcall_shared::tls::use_ring();
+    let text = reqwest::get(format!("http://{admin}/metrics")).await.unwrap().text().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 impl Process {

@@ -1,19 +1,49 @@
 //! The simplest of events: somebody joins a room; and how many have come through.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_shared::store::entity::{course_live_session, live_session_interval};
 use sea_orm::{ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, PaginatorTrait as _};
 use serde_json::{Value, json};
 
-use crate::eventually;
 use crate::installation::Installation;
+use crate::{eventually, fixtures};
 
 /// A join of a person into a room, on a connection of their own.
 pub fn join(room: &str, user: &str) -> Value {
     json!({"event": "participant_joined", "id": format!("EV_{room}_{user}"), "created_at": "1790000000",
            "room": {"sid": format!("sid-of-{room}"), "room_id": room},
            "participant": {"sid": format!("PA_{user}"), "identity": user, "name": user, "joined_at": "1790000000"}})
+}
+
+/// A join as a real server tells of it, of some 4 KB, but for who joins which room.
+#[derive(Debug, Clone)]
+pub struct CapturedJoin(Arc<str>);
+
+impl CapturedJoin {
+    /// One of the captured classes'.
+    pub fn load() -> Self {
+        let captured = fixtures::classes().into_values().flatten();
+        let mut bodies = captured.filter_map(|request| serde_json::from_str::<Value>(&request.body).ok());
+        let mut body = bodies.find(|body| body["event"] == "participant_joined").unwrap();
+        body["id"] = "EV_@PERSON@".into();
+        body["room"]["sid"] = "sid-of-@ROOM@".into();
+        body["room"]["room_id"] = "@ROOM@".into();
+        body["participant"]["sid"] = Self::sid("@PERSON@").into();
+        body["participant"]["identity"] = "@PERSON@".into();
+        Self(body.to_string().into())
+    }
+
+    /// A person's join into a room.
+    pub fn of(&self, room: &str, person: &str) -> String {
+        self.0.replace("@ROOM@", room).replace("@PERSON@", person)
+    }
+
+    /// The connection that a person joins on.
+    pub fn sid(person: &str) -> String {
+        format!("PA_{person}")
+    }
 }
 
 /// A join that no waiting makes any better: it does not say who.

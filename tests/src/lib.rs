@@ -6,6 +6,7 @@
 //! - [`wire`]: the same by hand, byte by byte;
 //! - [`joins`]: the simplest of events, and how many have come through;
 //! - [`load`]: webhooks that go on while things break;
+//! - [`steady`]: as many webhooks a second whatever happens, and how long each answer took;
 //! - [`broker`]: what waits in which queue;
 //! - [`proxy`]: a way to a server that can fall silent;
 //! - [`fixtures`]: classes captured from a real server;
@@ -39,6 +40,7 @@ pub mod joins;
 pub mod load;
 pub mod proxy;
 pub mod services;
+pub mod steady;
 pub mod webhooks;
 pub mod wire;
 

@@ -69,6 +69,16 @@ impl Server {
         self.run("kill").await;
     }
 
+    /// SIGSTOP: its connections stay open, and nothing answers on them.
+    pub async fn freeze(&self) {
+        self.run("freeze").await;
+    }
+
+    /// SIGCONT.
+    pub async fn thaw(&self) {
+        self.run("thaw").await;
+    }
+
     /// What `rabbitmqctl` answers to these arguments.
     pub async fn rabbitmqctl(&self, arguments: &[&str]) -> String {
         let asked = Command::new(&self.script).arg("ctl").arg(&self.directory).args(arguments).output().await.unwrap();

@@ -1,7 +1,6 @@
 //! `rollcall-worker`: one of the workers, until it is told to stop.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
@@ -9,20 +8,13 @@ use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::queue::Queue;
-use rollcall_shared::store::{self, ErrorKind};
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_shared::{shutdown, telemetry};
-use rollcall_workers::program::{self, Surroundings};
+use rollcall_workers::program::{self, Alone, Surroundings};
 use sea_orm::DatabaseConnection;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-
-/// How long to wait before asking again for a database that was not there.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// What the worker is not ready for.
-const NO_DATABASE: &str = "the database is not there yet";
+use tracing::info;
 
 /// Applies events from the queue to the database. Run as many as you like.
 #[derive(Debug, Parser)]
@@ -50,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
 
     if let Some(db) = stop.run_until_cancelled(database(&settings, worker, &obstacles)).await {
         let queue = Queue::open(&settings.queue, &format!("rollcall-worker {worker}"))?;
-        let surroundings = Surroundings { queue, db: db?, obstacles };
+        let surroundings = Surroundings { queue, db: db?, obstacles, alone: Alone::default() };
         program::run(worker, &settings, surroundings, stop).await?;
     }
     drained.cancel();
@@ -68,24 +60,13 @@ async fn database(
     obstacles: &Obstacles,
 ) -> anyhow::Result<DatabaseConnection> {
     let url = &settings.database.url;
-    obstacles.add(NO_DATABASE);
-    let db = loop {
-        match store::connect(url, program::connections(worker, settings)).await {
-            Ok(db) => break db,
-            Err(error) if store::kind_of(&error) == ErrorKind::Unreachable => {
-                warn!(%url, %error, "the database is not there yet; will try again");
-                sleep(ASK_AGAIN).await;
-            }
-            Err(error) => bail!("the database at {url} cannot be used: {error}"),
-        }
-    };
+    let db = program::connect(url, program::connections(worker, settings), std::slice::from_ref(obstacles)).await?;
     let pending = Migrator::get_pending_migrations_read_only(&db)
         .await
         .map_err(|error| anyhow!("cannot tell whether the database is migrated: {error}"))?;
     if !pending.is_empty() {
         bail!("the database at {url} is not migrated ({} to go): run `rollcall migrate up`", pending.len());
     }
-    obstacles.remove(NO_DATABASE);
     Ok(db)
 }
 

@@ -1,20 +1,30 @@
 //! One worker from its settings to its end: what `rollcall-worker` runs, and `rollcall up` beside the others.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::bail;
-use rollcall_shared::config::Settings;
+use rollcall_shared::config::{SecretUrl, Settings};
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::queue::Queue;
+use rollcall_shared::store::{self, ErrorKind};
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::attendance::Attendance;
 use crate::recordings::Recordings;
 use crate::rooms::Rooms;
 use crate::runner::{self, Limits};
 use crate::worker::Worker;
+
+/// How long to wait before asking again for a database that was not there.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// What a worker is not ready for.
+const NO_DATABASE: &str = "the database is not there yet";
 
 /// What a worker works on.
 #[derive(Clone)]
@@ -25,6 +35,31 @@ pub struct Surroundings {
     pub db: DatabaseConnection,
     /// Where it says what keeps it from its work.
     pub obstacles: Obstacles,
+    /// Shared by all workers of a process.
+    pub alone: Alone,
+}
+
+/// Held while a suspect is in hand: if the process dies, no other one is there to be blamed for it.
+pub type Alone = Arc<Mutex<()>>;
+
+/// The database, as soon as it is there; until then it stands in everybody's way.
+///
+/// # Errors
+/// It refuses us: waiting does not help.
+pub async fn connect(url: &SecretUrl, connections: u32, obstacles: &[Obstacles]) -> anyhow::Result<DatabaseConnection> {
+    obstacles.iter().for_each(|obstacles| obstacles.add(NO_DATABASE));
+    let db = loop {
+        match store::connect(url, connections).await {
+            Ok(db) => break db,
+            Err(error) if store::kind_of(&error) == ErrorKind::Unreachable => {
+                warn!(%url, %error, "the database is not there yet; will try again");
+                sleep(ASK_AGAIN).await;
+            }
+            Err(error) => bail!("the database at {url} cannot be used: {error}"),
+        }
+    };
+    obstacles.iter().for_each(|obstacles| obstacles.remove(NO_DATABASE));
+    Ok(db)
 }
 
 /// Runs a worker until `stop`, and then for as long as `workers.drain_timeout` allows.
@@ -65,7 +100,7 @@ pub async fn run_worker<W: Worker>(
     match timeout(settings.workers.drain_timeout, running).await {
         Ok(ended) => Ok(ended??),
         Err(_) => {
-            bail!("what was under way did not end within workers.drain_timeout; the broker will deliver it again")
+            bail!("what was under way did not end within workers.drain_timeout; it will be delivered again")
         }
     }
 }

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use crate::program::Surroundings;
+use crate::program::{Alone, Surroundings};
 use crate::worker::{Failure, Outcome, Worker};
 
 /// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
@@ -75,9 +75,9 @@ pub async fn run<W: Worker>(
     limits: Limits,
     stop: CancellationToken,
 ) -> Result<(), QueueError> {
-    let Surroundings { queue, db, obstacles } = surroundings;
+    let Surroundings { queue, db, obstacles, alone } = surroundings;
     let at_work = Arc::new(RwLock::new(()));
-    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits, obstacles, at_work });
+    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits, obstacles, at_work, alone });
     let shutdown = tokio::spawn({
         let (runner, stop) = (runner.clone(), stop.clone());
         async move {
@@ -107,6 +107,7 @@ struct Runner<W> {
     obstacles: Obstacles,
     /// Shared by what may be under way together; a suspect has it alone.
     at_work: Arc<RwLock<()>>,
+    alone: Alone,
 }
 
 /// A delivery and what it says.
@@ -151,11 +152,13 @@ impl<W: Worker> Runner<W> {
         batches.wait().await;
     }
 
-    /// Works off what came back, one at a time: if that kills this process, nothing else is there to be blamed.
+    /// Works off what came back, one at a time: if that kills this process, no other suspect is there to be blamed, and what is
+    /// of the worker's own queue becomes one.
     async fn drain_suspects(&self, mut suspects: Suspects, taking: &CancellationToken) {
         while suspects.wait().await {
-            let _alone = self.at_work.write().await;
-            while let Some(suspect) = suspects.take().await {
+            // For one: the worker's own queue has its turn after it.
+            let _alone = (self.alone.lock().await, self.at_work.write().await);
+            if let Some(suspect) = suspects.take().await {
                 self.process(vec![suspect], taking).await;
             }
         }

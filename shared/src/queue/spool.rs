@@ -16,13 +16,13 @@ use chrono::Utc;
 use futures_util::future::{BoxFuture, join_all};
 use metrics::gauge;
 use sqlx::sqlite::SqliteConnection;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::amqp::Publisher;
-use super::embedded::{File, Holder, Limits, Store, StoreError, Stored, is_gone, messages};
+use super::embedded::{File, Holder, Limits, Store, StoreError, Stored, holder, messages};
 use super::{Message, Publish, PublishError, QueueError};
 use crate::config;
 
@@ -31,8 +31,11 @@ const SPOOL: &str = "spool";
 /// How often events are handed over, and how many at most: 2,000 a second, beside what comes in.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
 const DRAIN_AT_ONCE: usize = 100;
+/// How long the broker has, at most, to confirm what it is tried with: what it does not confirm it may still store, so
+/// that each try is one more of the same for the workers.
+const LONGEST_TRY: Duration = Duration::from_secs(30);
 /// How often to look after the rest.
-const ROUNDS_A_SECOND: u32 = 20;
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Publishes to the broker, or else to the spool.
 pub(super) struct Spooled {
@@ -60,7 +63,7 @@ impl Spooled {
         let config::Spool { path, max_bytes, min_free_bytes } = &settings.spool;
         let file = File::open(path).await?;
         let holder = file.new_holder()?;
-        let reader = file.reader().await?;
+        let (reader, watching) = (file.reader().await?, file.reader().await?);
         let limits = Limits { max_bytes: Some(*max_bytes), min_free_bytes: *min_free_bytes };
         let shared = Arc::new(Shared {
             broker,
@@ -70,7 +73,10 @@ impl Spooled {
             waiting: AtomicU64::new(0),
         });
         let (stop, draining) = (CancellationToken::new(), TaskTracker::new());
-        let drainer = Drainer { shared: shared.clone(), holder, reader };
+        let watch = Watch { shared: shared.clone(), ours: holder.name.clone(), reader: watching };
+        let patience = settings.confirm_timeout;
+        let drainer = Drainer { shared: shared.clone(), holder, reader, patience, is_left: false };
+        draining.spawn(watch.run(stop.clone()));
         draining.spawn(drainer.run(stop.clone()));
         draining.close();
         Ok(Self { shared, stop, draining })
@@ -80,7 +86,7 @@ impl Spooled {
 impl Publish for Spooled {
     fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
         Box::pin(async move {
-            if self.shared.may_publish() && self.shared.published(message.clone()).await {
+            if self.shared.may_publish() && self.shared.published(message.clone(), self.shared.confirm_timeout).await {
                 return Ok(());
             }
             let spooled = self.shared.spool.insert(SPOOL, message).await;
@@ -121,8 +127,8 @@ impl Shared {
     }
 
     /// Whether the broker has confirmed the message, in time.
-    async fn published(&self, message: Message) -> bool {
-        match timeout(self.confirm_timeout, self.broker.publish(message)).await {
+    async fn published(&self, message: Message, within: Duration) -> bool {
+        match timeout(within, self.broker.publish(message)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => self.open(&error.to_string()),
             Err(_) => self.open("it does not confirm in time"),
@@ -134,6 +140,10 @@ impl Shared {
         if !self.open.swap(true, Ordering::Relaxed) {
             warn!(reason, "the broker does not take events: they are kept on disk until it does");
         }
+    }
+
+    fn failed(&self, error: &sqlx::Error) -> StoreError {
+        self.spool.file.failed(error)
     }
 
     fn close(&self) {
@@ -148,57 +158,63 @@ struct Drainer {
     shared: Arc<Shared>,
     holder: Holder,
     reader: SqliteConnection,
+    /// How long the broker has for the next try.
+    patience: Duration,
+    /// Whether events may have been left that are taken and not settled.
+    is_left: bool,
 }
 
 impl Drainer {
     async fn run(mut self, stop: CancellationToken) {
-        let mut rounds = interval(DRAIN_EVERY);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for round in 0_u32.. {
-            if stop.run_until_cancelled(rounds.tick()).await.is_none() {
-                return;
-            }
-            let done = async {
-                if round.is_multiple_of(ROUNDS_A_SECOND) {
-                    self.look_around().await?;
-                }
-                self.drain().await
+        let mut rounds = every(DRAIN_EVERY);
+        while stop.run_until_cancelled(rounds.tick()).await.is_some() {
+            // What is under way when the program stops has as long as anything.
+            let within = self.shared.confirm_timeout;
+            let too_late = async {
+                stop.cancelled().await;
+                sleep(within).await;
             };
-            if let Err(error) = done.await {
-                warn!(%error, "the spool cannot be drained; will try again");
+            tokio::select! {
+                done = self.round() => if let Err(error) = done {
+                    warn!(%error, "the spool cannot be drained; will try again");
+                },
+                () = too_late => break,
             }
         }
+        // What it was broken off at. Where that fails, it is found when this process is gone.
+        let _ = self.release_all().await;
     }
 
     /// Hands over a few, or one if that is to show whether the broker takes any.
-    async fn drain(&mut self) -> Result<(), StoreError> {
+    async fn round(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         if shared.broker.obstacle().is_some() {
             return Ok(());
         }
+        if self.is_left {
+            self.release_all().await?;
+            self.is_left = false;
+        }
         let is_open = shared.open.load(Ordering::Relaxed);
-        let waiting = messages::has_any(&mut self.reader, SPOOL).await.map_err(|error| self.failed(&error))?;
+        let waiting = messages::has_any(&mut self.reader, SPOOL).await.map_err(|error| shared.failed(&error))?;
         if !waiting {
             // Nothing to try it with: the next webhook will do.
             shared.close();
             return Ok(());
         }
-        let taken = self.take(if is_open { 1 } else { DRAIN_AT_ONCE }).await?;
-        let handed = join_all(taken.iter().map(|stored| shared.published(stored.message.clone()))).await;
+        let (most, within) = if is_open { (1, self.patience) } else { (DRAIN_AT_ONCE, shared.confirm_timeout) };
+        self.is_left = true;
+        let taken = self.take(most).await?;
+        let handed = join_all(taken.iter().map(|stored| shared.published(stored.message.clone(), within))).await;
         if handed.iter().all(|confirmed| *confirmed) {
             shared.close();
+            self.patience = shared.confirm_timeout;
+        } else {
+            self.patience = (within * 2).min(LONGEST_TRY);
         }
-        let (confirmed, rest): (Vec<_>, Vec<_>) =
-            taken.iter().map(|stored| stored.seq).zip(handed).partition(|(_, confirmed)| *confirmed);
-        let seqs = |of: Vec<(i64, bool)>| of.into_iter().map(|(seq, _)| seq).collect::<Vec<_>>();
-        let (confirmed, rest) = (seqs(confirmed), seqs(rest));
-        let settled = shared.spool.write(|tx| {
-            Box::pin(async move {
-                messages::delete(tx, confirmed).await?;
-                messages::release(tx, rest).await
-            })
-        });
-        settled.await
+        self.settle(&taken, &handed).await?;
+        self.is_left = false;
+        Ok(())
     }
 
     async fn take(&self, most: usize) -> Result<Vec<Stored>, StoreError> {
@@ -210,26 +226,70 @@ impl Drainer {
         taken.await
     }
 
-    /// Counts what waits, and frees what a process had that died.
-    async fn look_around(&mut self) -> Result<(), StoreError> {
-        let folder = self.shared.spool.file.holders();
-        let holders = messages::holders(&mut self.reader).await.map_err(|error| self.failed(&error))?;
-        for holder in holders {
-            if holder != self.holder.name && is_gone(&folder, &holder) {
-                self.shared.spool.write(|tx| Box::pin(async move { messages::release_all(tx, &holder).await })).await?;
+    /// Removes what was handed over; the rest is anybody's.
+    async fn settle(&self, taken: &[Stored], handed: &[bool]) -> Result<(), StoreError> {
+        let (confirmed, rest): (Vec<_>, Vec<_>) =
+            taken.iter().map(|stored| stored.seq).zip(handed).partition(|(_, confirmed)| **confirmed);
+        let seqs = |of: Vec<(i64, &bool)>| of.into_iter().map(|(seq, _)| seq).collect::<Vec<_>>();
+        let (confirmed, rest) = (seqs(confirmed), seqs(rest));
+        let settled = self.shared.spool.write(|tx| {
+            Box::pin(async move {
+                messages::delete(tx, confirmed).await?;
+                messages::release(tx, rest).await
+            })
+        });
+        settled.await
+    }
+
+    async fn release_all(&self) -> Result<(), StoreError> {
+        let holder = self.holder.name.clone();
+        self.shared.spool.write(|tx| Box::pin(async move { messages::release_all(tx, &holder).await })).await
+    }
+}
+
+/// Looks after the file, however long the broker takes.
+struct Watch {
+    shared: Arc<Shared>,
+    /// The drainer's name in the file.
+    ours: String,
+    reader: SqliteConnection,
+}
+
+impl Watch {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut rounds = every(LOOK_AROUND);
+        while stop.run_until_cancelled(rounds.tick()).await.is_some() {
+            if let Err(error) = self.look_around().await {
+                warn!(%error, "the spool cannot be looked after; will try again");
             }
         }
-        let depth = messages::depth(&mut self.reader, SPOOL).await.map_err(|error| self.failed(&error))?;
-        self.shared.waiting.store(depth.messages, Ordering::Relaxed);
+    }
+
+    /// Counts what waits, and frees what a process had that died.
+    async fn look_around(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let folder = shared.spool.file.holders();
+        let holders = messages::holders(&mut self.reader).await.map_err(|error| shared.failed(&error))?;
+        for holder in holders {
+            if holder != self.ours && holder::is_gone(&folder, &holder) {
+                let gone = holder.clone();
+                shared.spool.write(|tx| Box::pin(async move { messages::release_all(tx, &gone).await })).await?;
+                holder::forget(&folder, &holder);
+            }
+        }
+        let depth = messages::depth(&mut self.reader, SPOOL).await.map_err(|error| shared.failed(&error))?;
+        shared.waiting.store(depth.messages, Ordering::Relaxed);
         let age = depth.oldest.map_or(0.0, |at| (Utc::now() - at).as_seconds_f64().max(0.0));
         gauge!("rollcall_spool_events").set(depth.messages as f64);
         gauge!("rollcall_spool_oldest_seconds").set(age);
         gauge!("rollcall_spool_bytes").set(depth.bytes as f64);
-        gauge!("rollcall_spool_open").set(f64::from(u8::from(self.shared.open.load(Ordering::Relaxed))));
+        gauge!("rollcall_spool_open").set(f64::from(u8::from(shared.open.load(Ordering::Relaxed))));
         Ok(())
     }
+}
 
-    fn failed(&self, error: &sqlx::Error) -> StoreError {
-        self.shared.spool.file.failed(error)
-    }
+fn every(period: Duration) -> Interval {
+    let mut rounds = interval(period);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    rounds
 }

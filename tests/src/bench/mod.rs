@@ -7,8 +7,13 @@
 //! - [`server`]: hyper and the signature check, and nothing else, as a process of its own;
 //! - [`queues`]: what is in the queues in the end, against what was said to be;
 //! - [`report`]: the table.
+//!
+//! Besides, with sections of their own: [`outage`], how webhooks are answered while the broker is away; [`embedded`], what
+//! the embedded queue takes, and what comes through on the files of one machine.
 
+pub mod embedded;
 pub mod load;
+pub mod outage;
 pub mod publisher;
 pub mod queues;
 pub mod report;
@@ -97,7 +102,7 @@ pub(crate) async fn processor_time(pid: u32, plan: Plan) -> anyhow::Result<u64> 
 }
 
 /// What a process has used of the processors so far, in microseconds.
-fn processor_micros(pid: u32) -> anyhow::Result<u64> {
+pub(crate) fn processor_micros(pid: u32) -> anyhow::Result<u64> {
     /// What Linux counts in, on every architecture.
     const TICK: u64 = 10_000;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;

@@ -79,7 +79,7 @@ impl Report {
             let rates = [a, b, c].map(|row| row.measured.rate());
             let verdict = if rates[2] >= TARGET { "reached" } else { "missed" };
             writeln!(text, "\n(c) is {:.2} of (a) and {:.2} of (b).", rates[2] / rates[0], rates[2] / rates[1])?;
-            writeln!(text, "The target of {TARGET:.0} accepted and confirmed a second is {verdict}.")?;
+            writeln!(text, "The target of {TARGET:.0} accepted and confirmed a second is {verdict}.\n")?;
         }
         std::io::stdout().write_all(text.as_bytes())?;
         for row in &self.rows {

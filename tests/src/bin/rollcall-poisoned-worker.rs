@@ -10,7 +10,7 @@ use rollcall_shared::queue::Queue;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_shared::{shutdown, store, telemetry};
 use rollcall_workers::attendance::Attendance;
-use rollcall_workers::program::{self, Surroundings};
+use rollcall_workers::program::{self, Alone, Surroundings};
 use rollcall_workers::worker::{Failure, Outcome, Worker};
 
 #[derive(Parser)]
@@ -43,6 +43,6 @@ async fn main() -> anyhow::Result<()> {
     let db = store::connect(&settings.database.url, 4).await?;
     let worker = Poisoned(Attendance::new(&settings, db.clone()));
     let queue = Queue::open(&settings.queue, "rollcall-poisoned-worker")?;
-    let surroundings = Surroundings { queue, db, obstacles: Obstacles::default() };
+    let surroundings = Surroundings { queue, db, obstacles: Obstacles::default(), alone: Alone::default() };
     program::run_worker(worker, &settings, surroundings, shutdown::on_signals()?).await
 }

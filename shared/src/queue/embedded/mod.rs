@@ -15,7 +15,7 @@
 
 mod consumer;
 mod file;
-mod holder;
+pub(super) mod holder;
 pub(super) mod messages;
 mod writer;
 
@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 pub(super) use self::file::File;
-pub(super) use self::holder::{Holder, is_gone};
+pub(super) use self::holder::Holder;
 pub(super) use self::messages::Stored;
 pub(super) use self::writer::{Limits, Store, StoreError};
 use super::{Backend, Consumer, Message, Publish, PublishError, QueueError, Subscription};

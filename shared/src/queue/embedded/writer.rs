@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use metrics::histogram;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -64,8 +65,15 @@ pub(in crate::queue) struct Store {
 /// One thing to write.
 #[expect(clippy::large_enum_variant, reason = "most of them are messages")]
 enum Write {
-    Insert { queue: &'static str, message: Message, done: Done },
+    Insert(Box<Insert>),
     Other(Work),
+}
+
+/// A message for the end of a queue.
+struct Insert {
+    queue: &'static str,
+    message: Message,
+    done: Done,
 }
 
 /// Done in a transaction that others share.
@@ -89,7 +97,8 @@ impl Store {
     pub(in crate::queue) async fn insert(&self, queue: &'static str, message: Message) -> Result<(), StoreError> {
         let (done, stored) = oneshot::channel();
         let done: Done = Box::new(|result| drop(done.send(result)));
-        self.writes.send(Write::Insert { queue, message, done }).await.map_err(|_| StoreError::Stopping)?;
+        let insert = Write::Insert(Box::new(Insert { queue, message, done }));
+        self.writes.send(insert).await.map_err(|_| StoreError::Stopping)?;
         stored.await.unwrap_or(Err(StoreError::Stopping))
     }
 
@@ -223,6 +232,9 @@ impl Writer {
     async fn commit(&self, connection: &mut SqliteConnection, batch: &mut Batch) -> sqlx::Result<()> {
         self.begin(connection).await?;
         messages::insert(connection, &batch.messages).await?;
+        if !batch.messages.is_empty() {
+            histogram!("rollcall_queue_file_batch_rows").record(batch.messages.len() as f64);
+        }
         for work in batch.others.drain(..) {
             batch.done.push(work(connection).await?);
         }
@@ -265,7 +277,8 @@ impl Batch {
         let mut batch = Self::default();
         for write in writes {
             match write {
-                Write::Insert { queue, message, done } => {
+                Write::Insert(insert) => {
+                    let Insert { queue, message, done } = *insert;
                     batch.messages.push((queue, message));
                     batch.done.push(done);
                 }
