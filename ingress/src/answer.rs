@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// How long the sender of an event waits, in seconds, before it tries again: PlugNMeet keeps to it, twice.
 ///
-/// With the confirm time-outs that is 36 s in all: longer than a RabbitMQ node takes to restart (10 to 20 s), and shorter
+/// With what each try may take itself that is 35 s or more in all: longer than a RabbitMQ node takes to restart (10 to 20 s), and shorter
 /// than the 50 s after a class that PlugNMeet keeps what it could not deliver.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("15");
 
@@ -34,7 +34,7 @@ pub(crate) enum Answer {
     BodyTooSlow,
     /// The body is longer than is taken.
     BodyTooLong,
-    /// The broker has not confirmed the event.
+    /// The event could not be made durable, neither on the broker nor on disk.
     Unavailable,
 }
 

@@ -5,7 +5,7 @@
 //! - [`program`] sets everything up;
 //! - [`server`] accepts its connection, keeps to the connection limit, and drains when told to stop;
 //! - `connection` reads its request and closes on who is too slow;
-//! - [`webhook`] decides about it, from the path to the broker's confirm;
+//! - [`webhook`] decides about it, from the path to the queue;
 //! - `answer` is what its sender is told;
 //! - `metrics` counts it.
 //!

@@ -38,7 +38,7 @@ pub fn describe() {
     describe_histogram!(
         PUBLISH,
         Unit::Seconds,
-        "From handing an event to the queue to the broker's confirm, or giving up."
+        "From handing an event to the queue to its being durable, or giving up."
     );
     describe_gauge!(CONNECTIONS, "Connections open now.");
     describe_counter!(ACCEPT_ERRORS, "Times that no connection could be taken, for want of files or memory.");

@@ -60,7 +60,7 @@ enum Refusal {
     /// The parser's own message may quote the body.
     #[error("the body is not JSON with an event (line {}, column {})", .0.line(), .0.column())]
     Body(#[from] serde_json::Error),
-    #[error("the broker has not confirmed the event")]
+    #[error("the event could not be made durable")]
     Queue,
 }
 

@@ -4,7 +4,6 @@
 //! whatever reason) is a suspect, and is taken alone: what kills processes then dies alone, and its neighbours do not share
 //! its count.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ pub struct Subscription {
     pub retry: RetrySchedule,
     /// The most deliveries that are unsettled at once.
     pub prefetch: u16,
-    /// Where to say that the broker is away.
+    /// Where to say that no deliveries can come.
     pub obstacles: Obstacles,
     /// When to take no more: the lanes end after what has been delivered so far.
     pub stop: CancellationToken,
@@ -130,8 +129,8 @@ pub struct Delivery {
 
 /// What delivered, and is told what became of it.
 pub(super) trait Origin: fmt::Debug + Send + Sync {
-    /// These are done.
-    fn ack(&self, tags: BTreeSet<u64>) -> BoxFuture<'_, ()>;
+    /// These are done. All are of this origin.
+    fn ack(&self, deliveries: Vec<Delivery>) -> BoxFuture<'_, ()>;
 
     /// This goes elsewhere, as the message that it is now: in the background, since that may take its time.
     fn move_to(&self, delivery: Delivery, destination: Destination);
@@ -163,7 +162,7 @@ impl Delivery {
         while let Some(origin) = deliveries.first().map(|delivery| delivery.origin.clone()) {
             let (of_origin, others) =
                 deliveries.into_iter().partition::<Vec<_>, _>(|delivery| Arc::ptr_eq(&delivery.origin, &origin));
-            origin.ack(of_origin.iter().map(|delivery| delivery.tag).collect()).await;
+            origin.ack(of_origin).await;
             deliveries = others;
         }
     }

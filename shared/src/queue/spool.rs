@@ -16,7 +16,7 @@ use chrono::Utc;
 use futures_util::future::{BoxFuture, join_all};
 use metrics::gauge;
 use sqlx::sqlite::SqliteConnection;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -34,6 +34,10 @@ const DRAIN_AT_ONCE: usize = 100;
 /// How long the broker has, at most, to confirm what it is tried with: what it does not confirm it may still store, so
 /// that each try is one more of the same for the workers.
 const LONGEST_TRY: Duration = Duration::from_secs(30);
+/// How long to wait after the file could not be read or written.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long the drainer may take when the program stops.
+const LANDING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look after the rest.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
@@ -75,7 +79,7 @@ impl Spooled {
         let (stop, draining) = (CancellationToken::new(), TaskTracker::new());
         let watch = Watch { shared: shared.clone(), ours: holder.name.clone(), reader: watching };
         let patience = settings.confirm_timeout;
-        let drainer = Drainer { shared: shared.clone(), holder, reader, patience, is_left: false };
+        let drainer = Drainer { shared: shared.clone(), holder, reader, patience, is_proved: false, is_left: false };
         draining.spawn(watch.run(stop.clone()));
         draining.spawn(drainer.run(stop.clone()));
         draining.close();
@@ -112,7 +116,11 @@ impl Publish for Spooled {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.stop.cancel();
-            self.draining.wait().await;
+            if timeout(LANDING_TIMEOUT, self.draining.wait()).await.is_err() {
+                warn!(
+                    "the spool was still being drained when the program stopped; the rest is handed over by the next"
+                );
+            }
             self.shared.broker.close().await;
         })
     }
@@ -160,6 +168,8 @@ struct Drainer {
     reader: SqliteConnection,
     /// How long the broker has for the next try.
     patience: Duration,
+    /// Whether all of the last try was confirmed.
+    is_proved: bool,
     /// Whether events may have been left that are taken and not settled.
     is_left: bool,
 }
@@ -177,6 +187,7 @@ impl Drainer {
             tokio::select! {
                 done = self.round() => if let Err(error) = done {
                     warn!(%error, "the spool cannot be drained; will try again");
+                    sleep(AGAIN).await;
                 },
                 () = too_late => break,
             }
@@ -202,15 +213,19 @@ impl Drainer {
             shared.close();
             return Ok(());
         }
-        let (most, within) = if is_open { (1, self.patience) } else { (DRAIN_AT_ONCE, shared.confirm_timeout) };
+        let (most, within) =
+            if is_open && !self.is_proved { (1, self.patience) } else { (DRAIN_AT_ONCE, self.patience) };
         self.is_left = true;
         let taken = self.take(most).await?;
+        let began = Instant::now();
         let handed = join_all(taken.iter().map(|stored| shared.published(stored.message.clone(), within))).await;
-        if handed.iter().all(|confirmed| *confirmed) {
+        self.is_proved = handed.iter().all(|confirmed| *confirmed);
+        if !self.is_proved {
+            self.patience = (within * 2).min(LONGEST_TRY);
+        } else if began.elapsed() < shared.confirm_timeout && !taken.is_empty() {
+            // One that confirms, but slower than a webhook can wait, gets everything from here.
             shared.close();
             self.patience = shared.confirm_timeout;
-        } else {
-            self.patience = (within * 2).min(LONGEST_TRY);
         }
         self.settle(&taken, &handed).await?;
         self.is_left = false;
@@ -226,7 +241,7 @@ impl Drainer {
         taken.await
     }
 
-    /// Removes what was handed over; the rest is anybody's.
+    /// Removes what was handed over. The rest goes to the end: what the broker takes is not to wait for what it does not.
     async fn settle(&self, taken: &[Stored], handed: &[bool]) -> Result<(), StoreError> {
         let (confirmed, rest): (Vec<_>, Vec<_>) =
             taken.iter().map(|stored| stored.seq).zip(handed).partition(|(_, confirmed)| **confirmed);
@@ -235,7 +250,10 @@ impl Drainer {
         let settled = self.shared.spool.write(|tx| {
             Box::pin(async move {
                 messages::delete(tx, confirmed).await?;
-                messages::release(tx, rest).await
+                for seq in rest {
+                    messages::relocate(tx, seq, SPOOL, 0).await?;
+                }
+                Ok(())
             })
         });
         settled.await

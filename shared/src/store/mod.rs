@@ -11,7 +11,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
 };
-use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, Error as SqlxError, PgConnection};
 use tokio::time::timeout;
 
@@ -32,22 +32,28 @@ const POSTGRES_LIMITS: [(&str, &str); 3] =
 /// # Errors
 /// It cannot be reached, or refuses the user. The error has no password in it.
 pub async fn connect(url: &SecretUrl, connections: u32) -> Result<DatabaseConnection, DbErr> {
-    let is_file = url.sqlite_path().is_some();
-    match url.sqlite_path() {
-        Some(path) => may_write(&path)?,
+    let path = url.sqlite_path();
+    match &path {
+        Some(path) => may_write(path)?,
         None => try_once(url).await?,
     }
     let mut options = ConnectOptions::new(url.expose());
     options
         // Only one can write to a file at a time: in one connection they wait in turn, which SQLite itself does not see to.
-        .max_connections(if is_file { 1 } else { connections })
+        .max_connections(if path.is_some() { 1 } else { connections })
         .connect_timeout(CONNECT_TIMEOUT)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .map_sqlx_postgres_opts(|options| options.options(POSTGRES_LIMITS))
-        .map_sqlx_sqlite_opts(|options| {
+        .map_sqlx_sqlite_opts(move |options| {
+            // As everywhere else the path is taken as it stands; sqlx would decode it.
+            let options = match &path {
+                Some(path) => options.filename(path),
+                None => options,
+            };
             options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT)
         })
+        .map_sqlx_sqlite_pool_opts(|options| options.after_release(|connection, _| Box::pin(has_ended(connection))))
         .map_sqlx_postgres_pool_opts(|options| options.after_release(|connection, _| Box::pin(answers(connection))))
         .sqlx_logging(false);
     Database::connect(options).await
@@ -67,6 +73,14 @@ async fn try_once(url: &SecretUrl) -> Result<(), DbErr> {
     let connected = timeout(CONNECT_TIMEOUT, PgConnection::connect(url.expose())).await;
     let connection = connected.unwrap_or(Err(SqlxError::PoolTimedOut)).map_err(failed)?;
     connection.close().await.map_err(failed)
+}
+
+/// Before a connection goes back into the pool: whether it may. A full disk makes SQLite end a transaction by itself, and sqlx
+/// goes on counting it: what is begun on that connection would be a savepoint of nothing, and its commit would commit nothing.
+async fn has_ended(connection: &mut SqliteConnection) -> Result<bool, SqlxError> {
+    // After the rollback that waits in front of it.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Begins a transaction that will write: of two on one SQLite file, the second waits here, for one that has read already and
@@ -170,7 +184,39 @@ fn kind_of_class(sqlstate: &str) -> ErrorKind {
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::{DbBackend, Statement};
+
     use super::*;
+
+    async fn insert(db: &DatabaseConnection, what: &str) -> Result<(), DbErr> {
+        let tx = begin(db).await?;
+        tx.execute_unprepared(&format!("INSERT INTO t VALUES ('{what}')")).await?;
+        tx.commit().await
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_after_a_full_disk_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/some %20 name.db", folder.path().display());
+        let db = connect(&SecretUrl::parse(&format!("{url}?mode=rwc")).unwrap(), 1).await.unwrap();
+        db.execute_unprepared("CREATE TABLE t (what TEXT)").await.unwrap();
+        db.execute_unprepared("PRAGMA max_page_count = 4").await.unwrap();
+        let full = insert(&db, &"x".repeat(100_000)).await.unwrap_err();
+        assert!(full.to_string().contains("full"), "{full}");
+        db.execute_unprepared("PRAGMA max_page_count = 100000").await.unwrap();
+        insert(&db, "after it").await.unwrap();
+        let failing = begin(&db).await.unwrap();
+        failing.execute_unprepared("INSERT INTO nowhere VALUES (1)").await.unwrap_err();
+        failing.rollback().await.unwrap();
+        insert(&db, "after a failure").await.unwrap();
+
+        // As another process sees it.
+        let other = connect(&SecretUrl::parse(&url).unwrap(), 1).await.unwrap();
+        let count = Statement::from_string(DbBackend::Sqlite, "SELECT count(*) FROM t");
+        let count: i64 = other.query_one_raw(count).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+        assert_eq!(count, 2);
+        assert!(folder.path().join("some %20 name.db").exists());
+    }
 
     #[test]
     fn codes_say_what_to_do() {

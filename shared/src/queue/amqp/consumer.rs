@@ -69,8 +69,9 @@ struct ChannelOrigin {
 }
 
 impl Origin for ChannelOrigin {
-    fn ack(&self, tags: BTreeSet<u64>) -> BoxFuture<'_, ()> {
+    fn ack(&self, deliveries: Vec<Delivery>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            let tags: BTreeSet<_> = deliveries.iter().map(|delivery| delivery.tag).collect();
             if let Err(error) = self.acks.ack(&tags).await {
                 info!(%error, deliveries = tags.len(), "the channel of what is done was gone: it will come again");
             }

@@ -1,6 +1,5 @@
 //! Deliveries out of the file: taken for a holder, given to the worker's lanes, and settled by the writer.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::holder::{self, Holder};
 use super::messages::{self, Death, Place, Stored};
@@ -22,6 +21,8 @@ use crate::queue::{DeadKind, QueueError, host};
 const LOOK_FOR_OTHERS: Duration = Duration::from_millis(50);
 /// How often to look for what is due, who is gone, and suspects.
 const LOOK_FOR_THE_REST: Duration = Duration::from_millis(250);
+/// How much of what is due goes back at once: 800 a second, beside what comes in.
+const DUE_AT_ONCE: u32 = 200;
 /// How often a message may take the process that has it, alone, along: as often as on RabbitMQ.
 const MOST_DEATHS: i64 = 3;
 /// How long to wait before trying again what the file would not take.
@@ -97,14 +98,15 @@ struct FileOrigin {
 }
 
 impl Origin for FileOrigin {
-    fn ack(&self, tags: BTreeSet<u64>) -> BoxFuture<'_, ()> {
-        let seqs: Arc<[i64]> = tags.into_iter().map(u64::cast_signed).collect();
+    fn ack(&self, deliveries: Vec<Delivery>) -> BoxFuture<'_, ()> {
+        let seqs: Arc<[i64]> = deliveries.iter().map(|delivery| delivery.tag.cast_signed()).collect();
         Box::pin(async move {
             until_written(|| {
                 let seqs = seqs.clone();
                 self.store.write(|tx| Box::pin(async move { messages::delete(tx, seqs.iter().copied()).await }))
             })
             .await;
+            drop(deliveries);
             self.settled.notify_one();
         })
     }
@@ -131,7 +133,8 @@ async fn until_written<F: Future<Output = Result<(), StoreError>>>(write: impl F
         if matches!(error, StoreError::Stopping) {
             return;
         }
-        warn!(%error, "a delivery could not be settled; will try again");
+        // The writer has told the log, once for all.
+        debug!(%error, "a delivery could not be settled; will try again");
         sleep(AGAIN).await;
     }
 }
@@ -247,8 +250,10 @@ impl Intake {
         // A file that took nothing then may do so now.
         self.more |= self.failed;
         if messages::has_due(&mut self.reader, &retry).await? {
-            let moved =
-                self.origin.store.write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, &own).await }));
+            let moved = self
+                .origin
+                .store
+                .write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, &own, DUE_AT_ONCE).await }));
             self.more |= moved.await.is_ok();
         }
         let folder = self.origin.store.file.holders();

@@ -9,8 +9,9 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use tokio::task::spawn_blocking;
 
-use super::holder::Holder;
+use super::holder::{self, Holder};
 use super::writer::StoreError;
 use crate::queue::QueueError;
 
@@ -22,6 +23,8 @@ const VERSION: i64 = 1;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// After how many pages what is in the log goes to its place: 16 MB, since each time costs two more syncs.
 const CHECKPOINT_PAGES: &str = "4000";
+/// How much of the log's file is kept, in bytes, when it was once larger.
+const LOG_SIZE: &str = "33554432";
 /// The largest file, in bytes, that is read through for damage before it is used: longer takes too long.
 const CHECKED_SIZE: u64 = 64 * 1024 * 1024;
 
@@ -72,9 +75,13 @@ impl File {
     pub(in crate::queue) async fn open(path: &Path) -> Result<Self, QueueError> {
         let file = Self { path: path.to_owned() };
         // One process at a time: switching a fresh file to its write-ahead log does not wait for others.
-        let locked = file.lock_for_opening().map_err(|error| file.unwritable(&error))?;
+        let holders = file.holders();
+        let locked = spawn_blocking(move || lock_for_opening(&holders)).await.unwrap_or_else(|error| Err(error.into()));
+        let locked = locked.map_err(|error| file.unwritable(&error))?;
         file.check_permission().map_err(|error| file.unwritable(&error))?;
         file.prepare().await?;
+        file.sync_folder().map_err(|error| file.unwritable(&error))?;
+        holder::forget_the_gone(&file.holders());
         drop(locked);
         Ok(file)
     }
@@ -102,25 +109,23 @@ impl File {
 
     /// A connection to write. It does not wait for others: the writer does.
     pub(in crate::queue) async fn writer(&self) -> sqlx::Result<SqliteConnection> {
-        let options =
-            self.options().synchronous(SqliteSynchronous::Full).pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
-        options.busy_timeout(Duration::ZERO).connect().await
+        let mut connection = self
+            .options()
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .pragma("journal_size_limit", LOG_SIZE)
+            .connect()
+            .await?;
+        sqlx::query("PRAGMA busy_timeout = 0").execute(&mut connection).await?;
+        Ok(connection)
     }
 
     fn options(&self) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
             .filename(&self.path)
             .busy_timeout(BUSY_TIMEOUT)
-            .create_if_missing(true)
             .row_buffer_size(512)
             .disable_statement_logging()
-    }
-
-    fn lock_for_opening(&self) -> io::Result<LockFile> {
-        fs::create_dir_all(self.holders())?;
-        let lock = LockFile::create(self.holders().join("opening"))?;
-        lock.lock()?;
-        Ok(lock)
     }
 
     /// SQLite opens for reading what it may only read. Asked and not tried: closing the file, however it was opened, would end
@@ -133,7 +138,8 @@ impl File {
     }
 
     async fn prepare(&self) -> Result<(), QueueError> {
-        let mut connection = self.options().connect().await.map_err(|error| self.unusable(&error))?;
+        let options = self.options().create_if_missing(true);
+        let mut connection = options.connect().await.map_err(|error| self.unusable(&error))?;
         self.prepare_on(&mut connection).await?;
         connection.close().await.map_err(|error| self.unusable(&error))
     }
@@ -144,10 +150,7 @@ impl File {
         let version = number(connection, "PRAGMA user_version").await.map_err(failed)?;
         let tables = number(connection, "SELECT count(*) FROM sqlite_master").await.map_err(failed)?;
         match (ours, version) {
-            (0, 0) if tables == 0 => {
-                self.create(connection).await.map_err(failed)?;
-                self.sync_folder().map_err(|error| self.unwritable(&error))
-            }
+            (0, 0) if tables == 0 => self.create(connection).await.map_err(failed),
             (APPLICATION_ID, VERSION) => self.check(connection).await,
             (APPLICATION_ID, newer) => Err(self.error(
                 format!("it is of a newer Rollcall (version {newer}, and this one knows {VERSION})"),
@@ -212,6 +215,13 @@ impl File {
     fn error(&self, reason: impl Into<String>, way_out: &'static str) -> QueueError {
         QueueError::File { path: self.path.display().to_string(), reason: reason.into(), way_out }
     }
+}
+
+fn lock_for_opening(holders: &Path) -> io::Result<LockFile> {
+    fs::create_dir_all(holders)?;
+    let lock = LockFile::create(holders.join("opening"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 const KEEP_ASIDE: &str = "move it aside with its -wal and start again; \

@@ -24,8 +24,11 @@ impl Holder {
         fs::create_dir_all(folder)?;
         let name = Uuid::now_v7().to_string();
         let path = folder.join(&name);
-        let lock = File::create_new(&path)?;
+        let unlocked = folder.join(format!("{name}.new"));
+        let lock = File::create_new(&unlocked)?;
         lock.lock()?;
+        // Nobody may find it before it is locked, and so take its holder for dead.
+        fs::rename(unlocked, &path)?;
         Ok(Self { name, path, _lock: lock })
     }
 }
@@ -42,6 +45,17 @@ pub(in crate::queue) fn is_gone(folder: &Path, name: &str) -> bool {
     match File::open(folder.join(name)) {
         Ok(file) => !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Removes what is left of all that are gone.
+pub(in crate::queue) fn forget_the_gone(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_str().filter(|name| Uuid::parse_str(name).is_ok());
+        if let Some(name) = name.filter(|name| is_gone(folder, name)) {
+            forget(folder, name);
+        }
     }
 }
 

@@ -145,18 +145,25 @@ pub(in crate::queue) async fn move_to(
     delete(tx, [seq]).await
 }
 
-/// Puts what is due at the end of the queue that it waits for.
-pub(in crate::queue) async fn move_due(tx: &mut SqliteConnection, waiting: &str, queue: &str) -> sqlx::Result<()> {
+/// Puts what is due at the end of the queue that it waits for, but no more than `most`: a transaction that takes long keeps
+/// everybody waiting. How many it were.
+pub(in crate::queue) async fn move_due(
+    tx: &mut SqliteConnection,
+    waiting: &str,
+    queue: &str,
+    most: u32,
+) -> sqlx::Result<usize> {
     let due: Vec<i64> =
-        sqlx::query_scalar("SELECT seq FROM message WHERE due_at <= ? AND queue = ? ORDER BY due_at, seq")
+        sqlx::query_scalar("SELECT seq FROM message WHERE due_at <= ? AND queue = ? ORDER BY due_at, seq LIMIT ?")
             .bind(Utc::now().timestamp_millis())
             .bind(waiting)
+            .bind(most)
             .fetch_all(&mut *tx)
             .await?;
-    for seq in due {
-        relocate(tx, seq, queue, 0).await?;
+    for seq in &due {
+        relocate(tx, *seq, queue, 0).await?;
     }
-    Ok(())
+    Ok(due.len())
 }
 
 /// What a holder has that is gone.
@@ -218,14 +225,24 @@ pub(in crate::queue) async fn data_version(connection: &mut SqliteConnection) ->
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
-/// How much of the file is in use, in bytes.
-pub(in crate::queue) async fn bytes_in_use(connection: &mut SqliteConnection) -> sqlx::Result<u64> {
-    let bytes: i64 = sqlx::query_scalar(
-        "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+/// How the file's space is used, in bytes.
+#[derive(Debug)]
+pub(in crate::queue) struct Space {
+    pub(in crate::queue) used: u64,
+    /// In pages that are used again before the file grows.
+    pub(in crate::queue) free: u64,
+}
+
+/// How the file's space is used.
+pub(in crate::queue) async fn space(connection: &mut SqliteConnection) -> sqlx::Result<Space> {
+    let (all, free): (i64, i64) = sqlx::query_as(
+        "SELECT page_count * page_size, freelist_count * page_size \
+         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
     )
     .fetch_one(connection)
     .await?;
-    Ok(bytes.try_into().unwrap_or_default())
+    let bytes = |number: i64| number.try_into().unwrap_or_default();
+    Ok(Space { used: bytes(all - free), free: bytes(free) })
 }
 
 /// How much is in a queue.
@@ -252,14 +269,8 @@ pub(in crate::queue) async fn depth(connection: &mut SqliteConnection, queue: &s
     Ok(Depth {
         messages: messages.try_into().unwrap_or_default(),
         oldest: oldest.and_then(DateTime::from_timestamp_millis),
-        bytes: bytes_in_use(connection).await?,
+        bytes: space(connection).await?.used,
     })
-}
-
-/// Nobody has these any more: they are given out again.
-pub(in crate::queue) async fn release(tx: &mut SqliteConnection, seqs: Vec<i64>) -> sqlx::Result<()> {
-    let released = sqlx::query("DELETE FROM lease WHERE seq IN (SELECT value FROM json_each(?))").bind(list(seqs));
-    released.execute(tx).await.map(|_| ())
 }
 
 /// Nobody has any more what one has who is gone.

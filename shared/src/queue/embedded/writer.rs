@@ -12,7 +12,7 @@ use metrics::histogram;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::file::{self, File};
 use super::messages;
@@ -26,7 +26,9 @@ const WAITING: usize = 1024;
 /// SQLite's own waiting gets longer and longer, and so is not fair to who has waited for long.
 const BREATH: Duration = Duration::from_millis(1);
 const ASK_AGAIN: Range<Duration> = Duration::from_micros(300)..Duration::from_micros(1500);
-/// After how long a process that keeps the file to itself is told of.
+/// What stays free of the disk for SQLite's log, in bytes.
+const LEFT_TO_THE_LOG: u64 = 32 * 1024 * 1024;
+/// After how long a process that keeps the file to itself is told of, and how often anything that goes on is told.
 const LONG: Duration = Duration::from_secs(10);
 
 /// How often to look for room while there is none.
@@ -63,7 +65,6 @@ pub(in crate::queue) struct Store {
 }
 
 /// One thing to write.
-#[expect(clippy::large_enum_variant, reason = "most of them are messages")]
 enum Write {
     Insert(Box<Insert>),
     Other(Work),
@@ -134,7 +135,8 @@ impl Store {
     }
 
     pub(in crate::queue) fn obstacle(&self) -> Option<&'static str> {
-        self.refusing.load(Ordering::Relaxed).then_some("the queue file cannot be written to, or is full")
+        let refuses = self.refusing.load(Ordering::Relaxed) || self.writes.is_closed();
+        refuses.then_some("the queue file cannot be written to, or is full")
     }
 }
 
@@ -149,26 +151,27 @@ struct Writer {
 #[derive(Default)]
 struct Batch {
     messages: Vec<(&'static str, Message)>,
+    /// Of the messages.
+    stored: Vec<Done>,
     others: Vec<Work>,
-    /// Of the messages, and of those others that have done their work.
+    /// Of those others that have done their work.
     done: Vec<Done>,
 }
 
 impl Writer {
     async fn run(self, mut waiting: mpsc::Receiver<Write>) {
         let mut connection = None;
+        let mut trouble = Trouble::default();
         let mut writes = Vec::with_capacity(MOST);
         while self.some(&mut waiting, &mut writes, &mut connection).await {
-            let mut batch = Batch::of(writes.drain(..));
+            let batch = Batch::of(writes.drain(..));
             let adds = !batch.messages.is_empty();
-            let result = self.write(&mut connection, &mut batch).await;
-            if let Err(error) = &result {
-                error!(%error, "nothing could be written to the queue");
-                self.refusing.store(true, Ordering::Relaxed);
-                connection = None;
-            }
-            for done in batch.done {
-                done(result.clone());
+            match self.write_apart(&mut connection, batch).await {
+                Ok(()) => trouble.is_over(),
+                Err(error) => {
+                    self.refusing.store(true, Ordering::Relaxed);
+                    trouble.tell(&error);
+                }
             }
             // Not for the rest: who takes what is there would be told of it, and look again, for ever.
             if adds {
@@ -178,6 +181,28 @@ impl Writer {
                 sleep(BREATH).await;
             }
         }
+    }
+
+    /// Writes a batch; where that fails, the messages alone, since what failed may be something else that was to be done.
+    async fn write_apart(&self, connection: &mut Option<SqliteConnection>, mut batch: Batch) -> Result<(), StoreError> {
+        let had_others = !batch.others.is_empty();
+        let mut result = self.write(connection, &mut batch).await;
+        if let Err(error) = &result {
+            *connection = None;
+            tell(&mut batch.done, &result);
+            if had_others && !batch.messages.is_empty() {
+                warn!(%error, "writing messages alone, after something else could not be done with them");
+                let alone = self.write(connection, &mut batch).await;
+                tell(&mut batch.stored, &alone);
+                if alone.is_err() {
+                    *connection = None;
+                }
+                result = result.and(alone);
+            }
+        }
+        tell(&mut batch.stored, &result);
+        tell(&mut batch.done, &result);
+        result
     }
 
     /// Waits for something to write; `false` when nobody can want anything any more.
@@ -251,6 +276,7 @@ impl Writer {
             }
             if since.elapsed() > LONG {
                 warn!(path = %self.file.path().display(), "another process keeps the queue file to itself");
+                self.refusing.store(true, Ordering::Relaxed);
                 since = Instant::now();
             }
         }
@@ -259,16 +285,20 @@ impl Writer {
     /// Whether there is room for more messages.
     async fn room(&self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
         let full = |limit| StoreError::Full { path: self.file.path().to_owned(), limit };
-        if free_bytes(self.file.path()) < self.limits.min_free_bytes {
+        let failed = |error: sqlx::Error| self.file.failed(&error);
+        let Limits { max_bytes, min_free_bytes } = self.limits;
+        let free = free_bytes(self.file.path());
+        // What is free in the file is free too, but not for the log.
+        let enough = free >= min_free_bytes
+            || (free >= min_free_bytes.min(LEFT_TO_THE_LOG)
+                && free + messages::space(connection).await.map_err(failed)?.free >= min_free_bytes);
+        if !enough {
             return Err(full("the disk is nearly full"));
         }
-        if let Some(max) = self.limits.max_bytes {
-            let used = messages::bytes_in_use(connection).await.map_err(|error| self.file.failed(&error))?;
-            if used >= max {
-                return Err(full("max_bytes"));
-            }
+        match max_bytes {
+            Some(max) if messages::space(connection).await.map_err(failed)?.used >= max => Err(full("max_bytes")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -280,7 +310,7 @@ impl Batch {
                 Write::Insert(insert) => {
                     let Insert { queue, message, done } = *insert;
                     batch.messages.push((queue, message));
-                    batch.done.push(done);
+                    batch.stored.push(done);
                 }
                 Write::Other(work) => batch.others.push(work),
             }
@@ -288,11 +318,38 @@ impl Batch {
         batch
     }
 
-    /// Before any other work is done, so that only messages are told so.
     fn refuse_messages(&mut self, error: &StoreError) {
         self.messages.clear();
-        for done in self.done.drain(..) {
-            done(Err(error.clone()));
+        tell(&mut self.stored, &Err(error.clone()));
+    }
+}
+
+fn tell(waiting: &mut Vec<Done>, result: &Result<(), StoreError>) {
+    for done in waiting.drain(..) {
+        done(result.clone());
+    }
+}
+
+/// That nothing can be written, told once, and then now and again: the log may be on the same disk.
+#[derive(Default)]
+struct Trouble {
+    told: Option<Instant>,
+    untold: usize,
+}
+
+impl Trouble {
+    fn tell(&mut self, error: &StoreError) {
+        self.untold += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= LONG) {
+            error!(%error, times = self.untold, "nothing could be written to the queue");
+            *self = Self { told: Some(Instant::now()), untold: 0 };
+        }
+    }
+
+    fn is_over(&mut self) {
+        if self.told.take().is_some() {
+            info!("the queue can be written to again");
+            self.untold = 0;
         }
     }
 }
