@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 /// How long the sender of an event waits, in seconds, before it tries again: PlugNMeet keeps to it, twice.
 ///
-/// With what each try may take itself that is 35 s or more in all: longer than a RabbitMQ node takes to restart (10 to 20 s), and shorter
-/// than the 50 s after a class that PlugNMeet keeps what it could not deliver.
+/// With what each try may take itself that is 30 to 38 s in all: longer than a RabbitMQ node takes to restart (10 to 20 s),
+/// and shorter than the 50 s after a class that PlugNMeet keeps what it could not deliver.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("15");
 
 /// What a sender is told.

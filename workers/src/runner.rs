@@ -28,7 +28,7 @@ use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Lane, Message, Queue,
 use rollcall_shared::store;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,9 +58,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Enough to work on and as much again to wait, so that the next batch is here when this one is done.
+    /// Enough to work on and as much again to wait, so that the next batch is here when this one is done. Where batches are of
+    /// many, one more is being acknowledged, and one more on its way. A job that takes long is not to wait here, though, while
+    /// another process has nothing to do.
     fn prefetch(self) -> u16 {
-        (2 * self.batch_size * self.concurrency).try_into().unwrap_or(u16::MAX)
+        let batches = if self.batch_size == 1 { 2 } else { 4 };
+        (batches * self.batch_size * self.concurrency).try_into().unwrap_or(u16::MAX)
     }
 }
 
@@ -144,8 +147,8 @@ impl<W: Worker> Runner<W> {
             let at_work = self.at_work.clone().read_owned().await;
             let (runner, taking) = (self.clone(), taking.clone());
             batches.spawn(async move {
-                runner.process(batch, &taking).await;
-                drop((slot, at_work));
+                runner.process(batch, Some(slot), &taking).await;
+                drop(at_work);
             });
         }
         batches.close();
@@ -159,20 +162,21 @@ impl<W: Worker> Runner<W> {
             // For one: the worker's own queue has its turn after it.
             let _alone = (self.alone.lock().await, self.at_work.write().await);
             if let Some(suspect) = suspects.take().await {
-                self.process(vec![suspect], taking).await;
+                self.process(vec![suspect], None, taking).await;
             }
         }
     }
 
-    /// Settles a batch. Where that panics, the deliveries are dropped unsettled: a new consumer makes them come back.
-    async fn process(&self, batch: Vec<Delivery>, taking: &CancellationToken) {
-        if AssertUnwindSafe(self.settle_all(batch, taking)).catch_unwind().await.is_err() {
+    /// Settles a batch; once it is applied, its slot is free for the next. Where that panics, the deliveries are dropped
+    /// unsettled: a new consumer makes them come back.
+    async fn process(&self, batch: Vec<Delivery>, slot: Option<OwnedSemaphorePermit>, taking: &CancellationToken) {
+        if AssertUnwindSafe(self.settle_all(batch, slot, taking)).catch_unwind().await.is_err() {
             error!(worker = %W::NAME, "settling a batch panicked: beginning anew");
             taking.cancel();
         }
     }
 
-    async fn settle_all(&self, batch: Vec<Delivery>, taking: &CancellationToken) {
+    async fn settle_all(&self, batch: Vec<Delivery>, slot: Option<OwnedSemaphorePermit>, taking: &CancellationToken) {
         let mut taken = Vec::with_capacity(batch.len());
         for delivery in batch {
             if let Some(event) = self.read(delivery).await {
@@ -199,6 +203,8 @@ impl<W: Worker> Runner<W> {
             }
             Ok(Outcome::Applied) => {
                 count::<W>("applied", taken.len());
+                // An acknowledgement waits for a disk where the queue is a file.
+                drop(slot);
                 Delivery::ack_all(taken.into_iter().map(|one| one.delivery).collect()).await;
             }
             outcome => {
