@@ -44,6 +44,26 @@ async fn a_database_that_is_away_for_a_minute_costs_no_attempt() {
 }
 
 #[tokio::test]
+async fn rollcall_up_takes_webhooks_while_its_database_is_not_there_yet() {
+    let postgres = Server::postgres("database-not-yet").await;
+    let installation = Installation::on(&services::shared_broker(), &postgres.url).await;
+    postgres.stop().await;
+    let up = installation.up().await;
+    let (status, why) = up.readiness().await;
+    assert_eq!((status.as_u16(), why.contains("the database is not there yet")), (503, true), "{why}");
+    let sender = Sender::new(&installation, "main", up.address);
+    sender.post(&join("early", "a").to_string()).await;
+    postgres.start().await;
+    applied(&installation, 1, LIMIT).await;
+    eventually(LIMIT, || async {
+        let (status, said) = up.readiness().await;
+        if status.is_success() { Ok(()) } else { Err(said) }
+    })
+    .await;
+    up.process.stop().await;
+}
+
+#[tokio::test]
 async fn a_database_that_takes_no_writes_is_waited_for_in_peace() {
     let installation = Installation::new().await;
     let ingress = installation.ingress().await;

@@ -315,3 +315,34 @@ impl FromRow<'_, SqliteRow> for Stored {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::TimeDelta;
+
+    use super::super::File;
+    use super::*;
+
+    #[tokio::test]
+    async fn of_a_great_many_that_are_due_only_some_are_moved_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open(&folder.path().join("queue.db")).await.unwrap();
+        let mut connection = file.writer().await.unwrap();
+        let message = Message::new("main", "participant_joined", Bytes::from_static(b"{}"));
+        insert(&mut connection, &vec![("attendance", message.clone()); 500]).await.unwrap();
+        let due_at = Some(Utc::now() - TimeDelta::from_std(Duration::from_secs(1)).unwrap());
+        for stored in take(&mut connection, "attendance", "somebody", 0, 500).await.unwrap() {
+            let place = Place { queue: "attendance.retry".into(), due_at, death: None };
+            move_to(&mut connection, stored.seq, &message, &place).await.unwrap();
+        }
+        for moved in [200, 200, 100, 0] {
+            let due = has_due(&mut connection, "attendance.retry").await.unwrap();
+            assert_eq!(due, moved > 0);
+            assert_eq!(move_due(&mut connection, "attendance.retry", "attendance", 200).await.unwrap(), moved);
+        }
+        assert_eq!(depth(&mut connection, "attendance").await.unwrap().messages, 500);
+        assert_eq!(holders(&mut connection).await.unwrap(), Vec::<String>::new());
+    }
+}
