@@ -6,6 +6,7 @@ pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::{MigrationTrait, async_trait};
 
 mod m20261122_000001_first;
+mod m20261124_000002_operations;
 
 /// Every migration.
 #[derive(Debug)]
@@ -14,6 +15,6 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261122_000001_first::Migration)]
+        vec![Box::new(m20261122_000001_first::Migration), Box::new(m20261124_000002_operations::Migration)]
     }
 }

@@ -10,8 +10,8 @@ use rollcall_migrations::{Migrator, MigratorTrait};
 use rollcall_shared::config::{SecretUrl, Settings};
 use rollcall_shared::store;
 use rollcall_shared::store::entity::{
-    course, course_live_session, course_staff, live_session_interval, live_session_recording, live_session_start,
-    live_session_user,
+    course, course_live_session, course_staff, dead_letter, live_session_interval, live_session_recording,
+    live_session_start, live_session_user,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityName, Statement};
 
@@ -156,6 +156,7 @@ async fn rows(db: &DatabaseConnection) -> Result<Vec<(String, i64)>> {
         live_session_user::Entity.table_name(),
         live_session_interval::Entity.table_name(),
         live_session_recording::Entity.table_name(),
+        dead_letter::Entity.table_name(),
     ];
     let mut rows = Vec::new();
     for table in tables {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::SecretUrl;
 use rollcall_shared::store;
 use rollcall_tests::installation::program_path;
@@ -12,7 +13,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use tokio::process::Command;
 use uuid::Uuid;
 
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "course",
     "course_staff",
     "course_live_session",
@@ -20,6 +21,7 @@ const TABLES: [&str; 7] = [
     "live_session_user",
     "live_session_interval",
     "live_session_recording",
+    "dead_letter",
 ];
 
 async fn migrate(database: &str, arguments: &[&str]) -> (bool, String) {
@@ -49,6 +51,7 @@ async fn tables(database: &str) -> BTreeSet<String> {
 async fn up_and_down(database: &str) {
     let (pending, text) = migrate(database, &["status"]).await;
     assert!(!pending, "{text}");
+    let all = Migrator::migrations().len().to_string();
     for _ in 0..2 {
         let (done, text) = migrate(database, &["up"]).await;
         assert!(done, "{text}");
@@ -57,7 +60,7 @@ async fn up_and_down(database: &str) {
         assert!(migrate(database, &["status"]).await.0);
         // What is up already stays.
         assert!(migrate(database, &["up"]).await.0);
-        let (done, text) = migrate(database, &["down", "--yes"]).await;
+        let (done, text) = migrate(database, &["down", &all, "--yes"]).await;
         assert!(done, "{text}");
         let found = tables(database).await;
         assert!(TABLES.iter().all(|table| !found.contains(*table)), "{found:?}");

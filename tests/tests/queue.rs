@@ -440,7 +440,7 @@ async fn what_is_buried_is_dead_and_says_why(installation: Installation) {
     let mut taking = side.attendance(10).await;
     let before = Utc::now().timestamp_millis();
     for (kind, error) in [(DeadKind::Permanent, "it cannot be"), (DeadKind::Exhausted, "not any more")] {
-        taking.one().await.bury(kind, error);
+        taking.one().await.bury(kind, "a-cause", error);
     }
     taking.end().await;
     broker::only_dead(&installation, 2, LIMIT).await;
@@ -512,7 +512,7 @@ async fn a_consumer_that_is_told_to_stop_gives_out_what_it_has_and_ends_once_tha
     assert!(!taking.consumer.closed.is_finished());
     held.remove(9).hand_back();
     held.remove(8).retry(SHORT, "after it was told to stop");
-    held.remove(7).bury(DeadKind::Permanent, "as well");
+    held.remove(7).bury(DeadKind::Permanent, "a-cause", "as well");
     Delivery::ack_all(held).await;
     timeout(LIMIT, taking.consumer.closed).await.unwrap().unwrap();
 
@@ -584,7 +584,7 @@ async fn what_waits_is_counted_by_queue(installation: Installation) {
     let mut taking = side.attendance(4).await;
     let mut four = taking.batch(4).await;
     four.remove(0).retry(LONG, "later");
-    four.remove(0).bury(DeadKind::Permanent, "never");
+    four.remove(0).bury(DeadKind::Permanent, "a-cause", "never");
     four.remove(1).hand_back();
     // With room for more, the rest is had as well.
     let rest = taking.batch(2).await;

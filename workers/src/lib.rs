@@ -6,11 +6,13 @@
 //!   both derive from them;
 //! - [`runner`]: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
 //! - [`program`]: one of them from its settings to its end;
+//! - `cause`: what dead letters are grouped by;
 //! - `sql`, `transaction`: small pieces of SQL; all or nothing, again at once where another transaction was in the way.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod attendance;
+mod cause;
 mod presence;
 pub mod program;
 pub mod recordings;

@@ -38,7 +38,9 @@ use tracing::Instrument as _;
 use self::archive::{Archive, WorkFile};
 use self::download::Fetched;
 use self::lease::Lease;
-use self::media::{Media, ToolError, Tools};
+pub(crate) use self::media::ToolError;
+use self::media::{Media, Tools};
+use crate::cause::Told;
 use crate::sessions;
 use crate::transaction::{in_time, transaction};
 use crate::worker::{Failure, Outcome, Worker};
@@ -181,7 +183,7 @@ impl Recordings {
                 end = AssertUnwindSafe(archivist.job(id, &lease)).catch_unwind() => match end {
                     Ok(Ok(end)) => end,
                     Ok(Err(failure)) => End::Failed(failure),
-                    Err(_) => End::Failed(Failure::transient(anyhow!("the job panicked"))),
+                    Err(_) => End::Failed(Failure::transient(Told::new("panic", "the job panicked"))),
                 },
             };
             archivist.conclude(id, &lease, &end, done.is_closed()).await;
@@ -301,7 +303,7 @@ impl Archivist {
     fn server(&self, source: &str) -> Result<&api::Client, Failure> {
         self.servers
             .get(source)
-            .with_context(|| format!("the settings have no server plugnmeet.{source}"))
+            .ok_or_else(|| Told::new("server-unknown", format!("the settings have no server plugnmeet.{source}")))
             .map_err(Failure::transient)
     }
 

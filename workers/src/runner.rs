@@ -17,7 +17,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
 use rollcall_shared::causes::in_one_line;
@@ -34,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use crate::cause::Told;
 use crate::program::{Alone, Surroundings};
 use crate::worker::{Failure, Outcome, Worker};
 
@@ -229,7 +229,7 @@ impl<W: Worker> Runner<W> {
                 None
             }
             Err(error) => {
-                self.bury(delivery, DeadKind::Permanent, &format!("{:#}", anyhow::Error::new(error))).await;
+                self.bury(delivery, DeadKind::Permanent, &Failure::permanent(error));
                 None
             }
         }
@@ -262,7 +262,7 @@ impl<W: Worker> Runner<W> {
         let worker = self.worker.clone();
         match tokio::spawn(async move { worker.handle(&events).await }).await {
             Ok(outcome) => outcome,
-            Err(error) => Err(Failure::Transient(anyhow!("the rule panicked: {error}"))),
+            Err(error) => Err(Failure::transient(Told::new("panic", format!("the rule panicked: {error}")))),
         }
     }
 
@@ -319,13 +319,14 @@ impl<W: Worker> Runner<W> {
                 return delivery.hand_back();
             }
         }
-        self.bury(delivery, kind, &failure.to_string()).await;
+        self.bury(delivery, kind, failure);
     }
 
-    async fn bury(&self, delivery: Delivery, kind: DeadKind, error: &str) {
-        describe(&delivery.message, error, "an event is dead");
+    fn bury(&self, delivery: Delivery, kind: DeadKind, failure: &Failure) {
+        let error = failure.to_string();
+        describe(&delivery.message, &error, "an event is dead");
         count::<W>(kind.as_str(), 1);
-        delivery.bury(kind, error);
+        delivery.bury(kind, failure.cause(), &error);
     }
 
     async fn database_is_back(&self) {

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 
-use anyhow::anyhow;
 use chrono::{DateTime, Utc};
 use rollcall_shared::config::UnknownSessions;
 use rollcall_shared::event::{Event, Room, Sid};
@@ -18,6 +17,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use crate::cause::Told;
 use crate::sql::among;
 use crate::worker::Failure;
 
@@ -92,8 +92,11 @@ async fn open(tx: &DatabaseTransaction, wanted: Key<'_>, unknown: UnknownSession
     }
     match unknown {
         UnknownSessions::Create => insert(tx, source, room_id, sid).await,
-        UnknownSessions::Reject => Err(Failure::Transient(anyhow!(
-            "the LMS has not announced a session of room {room_id} of {source}, and sessions.unknown is reject"
+        UnknownSessions::Reject => Err(Failure::transient(Told::new(
+            "session-unannounced",
+            format!(
+                "the LMS has not announced a session of room {room_id} of {source}, and sessions.unknown is reject"
+            ),
         ))),
     }
 }

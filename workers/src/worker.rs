@@ -7,6 +7,8 @@ use rollcall_shared::event::{Event, WorkerName};
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::DbErr;
 
+use crate::cause;
+
 /// One of the workers.
 pub trait Worker: Send + Sync + 'static {
     /// Its name, which says which queue it takes from.
@@ -61,6 +63,12 @@ impl Failure {
     /// Tried again later.
     pub fn transient(error: impl Into<anyhow::Error>) -> Self {
         Self::Transient(error.into())
+    }
+
+    /// A short stable word for what similar failures share.
+    pub fn cause(&self) -> &str {
+        let (Self::Transient(error) | Self::Permanent(error) | Self::Unreachable(error)) = self;
+        cause::of(error)
     }
 
     /// Dead at once.

@@ -8,13 +8,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::message::{DeadKind, Message};
+use super::host;
+use super::message::{DeadKind, Death, Message};
 use crate::config::RetrySchedule;
 use crate::event::WorkerName;
 use crate::telemetry::obstacles::Obstacles;
@@ -137,7 +139,7 @@ pub(super) trait Origin: fmt::Debug + Send + Sync {
 }
 
 /// Where a delivery goes that is not done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
     /// Back to the worker's queue after a delay.
     Later(Duration),
@@ -146,7 +148,7 @@ pub(super) enum Destination {
     /// To where suspects wait.
     Suspects,
     /// To the dead letters.
-    Dead(DeadKind),
+    Dead(Death),
 }
 
 /// Each settles the delivery, at once or in the background, or leaves it to come back: either way nothing is lost.
@@ -183,10 +185,11 @@ impl Delivery {
         self.move_to(Destination::Queue);
     }
 
-    /// It is dead: to where an operator finds it, with why, when, how often and where.
-    pub fn bury(mut self, kind: DeadKind, error: &str) {
+    /// It is dead: to where an operator finds it, with why, when, how often and where. `cause` is a short stable word for what
+    /// similar failures share.
+    pub fn bury(mut self, kind: DeadKind, cause: &str, error: &str) {
         self.message = self.message.failed(error);
-        self.move_to(Destination::Dead(kind));
+        self.move_to(Destination::Dead(Death { kind, cause: cause.to_owned(), host: host(), at: Utc::now() }));
     }
 
     pub(super) fn move_to(self, destination: Destination) {

@@ -2,10 +2,31 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 use uuid::Uuid;
+
+use crate::event::WorkerName;
 
 /// The longest error that travels with a message, in bytes: headers must fit a frame.
 const MAX_ERROR: usize = 4_000;
+
+/// What a message says about itself is called like this, on a broker as headers.
+pub(super) mod header {
+    pub(in crate::queue) const EVENT_ID: &str = "rollcall-event-id";
+    pub(in crate::queue) const SOURCE: &str = "rollcall-source";
+    pub(in crate::queue) const ROOM_ID: &str = "rollcall-room-id";
+    pub(in crate::queue) const RECEIVED_AT: &str = "rollcall-received-at";
+    pub(in crate::queue) const TRACEPARENT: &str = "traceparent";
+    pub(in crate::queue) const ATTEMPT: &str = "rollcall-attempt";
+    pub(in crate::queue) const FIRST_FAILED_AT: &str = "rollcall-first-failed-at";
+    pub(in crate::queue) const LAST_FAILED_AT: &str = "rollcall-last-failed-at";
+    pub(in crate::queue) const LAST_ERROR: &str = "rollcall-last-error";
+    pub(in crate::queue) const DEAD_KIND: &str = "rollcall-dead-kind";
+    pub(in crate::queue) const DEAD_CAUSE: &str = "rollcall-dead-cause";
+    pub(in crate::queue) const HOST: &str = "rollcall-host";
+    pub(in crate::queue) const DEAD_LETTER_ID: &str = "rollcall-dead-letter-id";
+    pub(in crate::queue) const REPLAY: &str = "rollcall-replay";
+}
 
 /// One webhook on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +51,19 @@ pub struct Message {
     pub first_failed_at: Option<DateTime<Utc>>,
     /// Why a worker last failed at it.
     pub last_error: Option<String>,
+    /// Of what had died and was sent back to its worker.
+    pub replay: Option<Replay>,
     /// The webhook's body, as it came.
     pub body: Bytes,
+}
+
+/// Which try of which dead letter a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replay {
+    /// The row in `dead_letter`.
+    pub dead_letter_id: i64,
+    /// The first replay is 1.
+    pub number: i32,
 }
 
 /// Why a message is dead.
@@ -45,7 +77,41 @@ pub enum DeadKind {
     Poison,
 }
 
+/// Why a message dies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// What it would have needed to live.
+    pub kind: DeadKind,
+    /// A short stable word for what similar failures share.
+    pub cause: String,
+    /// Where.
+    pub host: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// What a dead message is said to have died of that killed whoever had it.
+pub const POISON: &str = "poison";
+
+/// A message that was taken out of the queue by somebody else than the worker that it was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Whose it was.
+    pub worker: WorkerName,
+    /// What it was.
+    pub message: Message,
+    /// Why it is dead, if it is.
+    pub death: Option<Death>,
+    /// The headers that it had, by their names on a broker.
+    pub headers: Map<String, Value>,
+}
+
 impl DeadKind {
+    /// The kind of this name.
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        [Self::Permanent, Self::Exhausted, Self::Poison].into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// A short stable word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,8 +136,31 @@ impl Message {
             attempt: 0,
             first_failed_at: None,
             last_error: None,
+            replay: None,
             body,
         }
+    }
+
+    /// What the message says about itself, and if it is dead, why.
+    pub(super) fn headers(&self, death: Option<&Death>) -> Map<String, Value> {
+        let milliseconds = |at: DateTime<Utc>| Value::from(at.timestamp_millis());
+        let headers = [
+            (header::SOURCE, Some(self.source.as_str().into())),
+            (header::EVENT_ID, self.event_id.as_deref().map(Value::from)),
+            (header::ROOM_ID, self.room_id.as_deref().map(Value::from)),
+            (header::RECEIVED_AT, Some(milliseconds(self.received_at))),
+            (header::TRACEPARENT, self.traceparent.as_deref().map(Value::from)),
+            (header::ATTEMPT, (self.attempt > 0).then(|| self.attempt.into())),
+            (header::FIRST_FAILED_AT, self.first_failed_at.map(milliseconds)),
+            (header::LAST_ERROR, self.last_error.as_deref().map(Value::from)),
+            (header::DEAD_LETTER_ID, self.replay.map(|replay| replay.dead_letter_id.into())),
+            (header::REPLAY, self.replay.map(|replay| replay.number.into())),
+            (header::DEAD_KIND, death.map(|death| death.kind.as_str().into())),
+            (header::DEAD_CAUSE, death.map(|death| death.cause.as_str().into())),
+            (header::HOST, death.map(|death| death.host.as_str().into())),
+            (header::LAST_FAILED_AT, death.map(|death| milliseconds(death.at))),
+        ];
+        headers.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
     /// The same message after one more failed attempt.

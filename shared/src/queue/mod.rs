@@ -2,10 +2,12 @@
 //!
 //! `queue.url` chooses the back end ([`Queue::open`]). The ingress has a [`Publisher`]: what it says is published is durable.
 //! A worker has a [`Consumer`]: it gives [`Delivery`]s, each of which is settled in one of a few ways: done, again later, to
-//! the dead letters. While RabbitMQ is away, webhooks wait in a [`spool`]. [`Backend`] is what the back ends share; [`delivery`] says how deliveries behave in both.
+//! the dead letters. What operators do goes by a [`Drain`], a [`Sender`], and [`Depths`]. While RabbitMQ is away, webhooks wait in a [`spool`]. [`Backend`] is what the back ends share; [`delivery`] says how deliveries behave in both.
 
 mod amqp;
 mod delivery;
+mod depth;
+mod drain;
 mod embedded;
 mod message;
 mod spool;
@@ -17,8 +19,11 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
-pub use self::message::{DeadKind, Message};
+pub use self::depth::{Depth, Depths};
+pub use self::drain::{Drain, Drained};
+pub use self::message::{DeadKind, Death, Message, POISON, Removed, Replay};
 use crate::config::{self, Settings};
+use crate::event::WorkerName;
 
 /// The queue of an installation. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +34,12 @@ trait Backend: Send + Sync {
     fn publisher<'a>(&'a self, settings: &'a config::Ingress) -> BoxFuture<'a, Result<Box<dyn Publish>, QueueError>>;
 
     fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>>;
+
+    fn sender(&self) -> BoxFuture<'_, Result<Box<dyn SendTo>, QueueError>>;
+
+    fn drain<'a>(&'a self, drained: &'a Drained) -> BoxFuture<'a, Result<Drain, QueueError>>;
+
+    fn depths<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>>;
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>>;
 }
@@ -59,6 +70,30 @@ impl Queue {
     /// Waiting does not help, see [`QueueError::is_final`].
     pub async fn consumer(&self, subscription: Subscription) -> Result<Consumer, QueueError> {
         self.0.consumer(subscription).await
+    }
+
+    /// What sends messages back to workers: it is there as soon as this returns, or tries on in the background.
+    ///
+    /// # Errors
+    /// Waiting does not help, see [`QueueError::is_final`].
+    pub async fn sender(&self) -> Result<Sender, QueueError> {
+        Ok(Sender(self.0.sender().await?.into()))
+    }
+
+    /// Begins to take messages out for somebody else than their worker.
+    ///
+    /// # Errors
+    /// The queue cannot be reached, or does not let us.
+    pub async fn drain(&self, drained: &Drained) -> Result<Drain, QueueError> {
+        self.0.drain(drained).await
+    }
+
+    /// How much is in the queue, with the retry queues of these settings.
+    ///
+    /// # Errors
+    /// The queue cannot be reached, or does not let us.
+    pub async fn depths(&self, settings: &Settings) -> Result<Depths, QueueError> {
+        self.0.depths(settings).await
     }
 
     /// Deletes everything of these settings' that is in the queue, and what holds it.
@@ -101,6 +136,34 @@ impl Publisher {
     /// Why they cannot.
     pub fn readiness(&self) -> Result<String, String> {
         self.0.readiness()
+    }
+
+    /// Waits for what is on its way, then closes the connection.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+/// Sends messages back to workers. Cheap to clone.
+#[derive(Clone)]
+pub struct Sender(Arc<dyn SendTo>);
+
+/// What a back end does to send a message to a worker's own queue.
+trait SendTo: Send + Sync {
+    /// When this returns `Ok`, the message is on disk. It may take for ever.
+    fn send(&self, worker: WorkerName, message: Message) -> BoxFuture<'_, Result<(), PublishError>>;
+
+    /// Waits for what is on its way, and ends.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+impl Sender {
+    /// Puts a message at the end of a worker's own queue. When this returns `Ok`, it is durable there.
+    ///
+    /// # Errors
+    /// It has not become so within `limit`, or was refused. The message may be stored all the same.
+    pub async fn send(&self, worker: WorkerName, message: Message, limit: Duration) -> Result<(), PublishError> {
+        timeout(limit, self.0.send(worker, message)).await.unwrap_or(Err(PublishError::Timeout))
     }
 
     /// Waits for what is on its way, then closes the connection.

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 use uuid::Uuid;
 
+use crate::cause::{self, Told};
 use crate::transaction::{in_time, transaction};
 use crate::worker::Failure;
 
@@ -98,11 +98,16 @@ impl Lease {
 
     /// Gives the lease back and leaves `failure` for whoever asks next: `false` if it is not ours any more.
     pub(super) async fn end_with(&self, tx: &DatabaseTransaction, failure: &Failure) -> Result<bool, DbErr> {
-        let sql = "UPDATE recording_lease SET failure = $3, failure_is_permanent = $4 \
+        let sql = "UPDATE recording_lease SET failure = $3, failure_is_permanent = $4, failure_cause = $5 \
                    WHERE recording_id = $1 AND holder = $2";
         let permanent = matches!(failure, Failure::Permanent(_));
-        let values =
-            [self.recording_id.into(), self.holder.as_str().into(), failure.to_string().into(), permanent.into()];
+        let values = [
+            self.recording_id.into(),
+            self.holder.as_str().into(),
+            failure.to_string().into(),
+            permanent.into(),
+            failure.cause().into(),
+        ];
         Ok(execute(tx, sql.into(), values).await? == 1)
     }
 
@@ -113,12 +118,13 @@ impl Lease {
 
 async fn take_failure(tx: &DatabaseTransaction, recording_id: i64) -> Result<Option<Failure>, DbErr> {
     let sql = "DELETE FROM recording_lease WHERE recording_id = $1 AND failure IS NOT NULL \
-               RETURNING failure, failure_is_permanent";
+               RETURNING failure, failure_is_permanent, failure_cause";
     let statement = Statement::from_sql_and_values(tx.get_database_backend(), sql, [recording_id.into()]);
     let Some(row) = tx.query_one_raw(statement).await? else { return Ok(None) };
-    let failure = anyhow!(row.try_get::<String>("", "failure")?);
+    let cause: Option<String> = row.try_get("", "failure_cause")?;
+    let failure = Told::new(cause.unwrap_or_else(|| cause::OTHER.to_owned()), row.try_get::<String>("", "failure")?);
     let permanent = row.try_get("", "failure_is_permanent")?;
-    Ok(Some(if permanent { Failure::Permanent(failure) } else { Failure::Transient(failure) }))
+    Ok(Some(if permanent { Failure::permanent(failure) } else { Failure::transient(failure) }))
 }
 
 /// The holders of all leases. One that has run out may be renewed yet, when a database that was away is back.

@@ -61,7 +61,7 @@ pub(super) struct Video {
 
 /// Why a program did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ToolError {
+pub(crate) enum ToolError {
     /// The machine lacks it.
     #[error("{program} cannot be started; the setting recordings.{setting} says where it is")]
     Start { program: PathBuf, setting: &'static str, source: std::io::Error },
@@ -87,7 +87,7 @@ pub(super) enum ToolError {
 
 impl ToolError {
     /// Whether the fault is the file's, so that the same file will fare no better.
-    pub(super) fn is_the_files(&self) -> bool {
+    pub(crate) fn is_the_files(&self) -> bool {
         match self {
             Self::NoMedia => true,
             Self::Refused { complaints, .. } => BAD_DATA.iter().any(|words| complaints.contains(words)),

@@ -26,7 +26,7 @@ use super::properties;
 use super::topology::Topology;
 use crate::event::WorkerName;
 use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
-use crate::queue::{Message, QueueError, host};
+use crate::queue::{Message, QueueError};
 
 /// How often to look whether the channel for moves is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -81,7 +81,7 @@ impl Origin for ChannelOrigin {
     /// In the background, since a broker that is short of memory takes its time: what comes after need not wait. The
     /// session waits for it before it closes.
     fn move_to(&self, delivery: Delivery, destination: Destination) {
-        let (queue, properties) = self.moves.properties(&delivery.message, destination);
+        let (queue, properties) = self.moves.properties(&delivery.message, &destination);
         let (acks, moves) = (self.acks.clone(), self.moves.clone());
         tokio::spawn(async move {
             while acks.is_open() {
@@ -105,19 +105,18 @@ struct Moves {
     topology: Topology,
     worker: WorkerName,
     delays: Arc<[Duration]>,
-    host: String,
     deliveries: TaskTracker,
 }
 
 impl Moves {
     /// Which queue that is, and the message for it.
-    fn properties(&self, message: &Message, destination: Destination) -> (String, BasicProperties) {
+    fn properties(&self, message: &Message, destination: &Destination) -> (String, BasicProperties) {
         let (topology, worker) = (&self.topology, self.worker);
         match destination {
-            Destination::Later(delay) => (self.retry(delay), message.properties()),
+            Destination::Later(delay) => (self.retry(*delay), message.properties()),
             Destination::Queue => (topology.queue(worker), message.properties()),
             Destination::Suspects => (topology.suspect(worker), message.properties()),
-            Destination::Dead(kind) => (topology.dead(worker), message.dead_properties(kind, &self.host)),
+            Destination::Dead(death) => (topology.dead(worker), message.dead_properties(death)),
         }
     }
 
@@ -232,7 +231,6 @@ impl Session {
             topology: topology.clone(),
             worker: *worker,
             delays: retry.delays().into(),
-            host: host(),
             deliveries: TaskTracker::new(),
         });
         let main = OwnQueue::open(broker, &connection, &topology.queue(*worker), *prefetch, &moves).await?;

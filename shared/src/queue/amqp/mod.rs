@@ -3,12 +3,14 @@
 //! - [`topology`]: which exchanges and queues there are, and why;
 //! - [`publisher`]: webhooks in, confirmed;
 //! - [`consumer`]: deliveries out; [`acks`] says what is done;
+//! - [`drain`]: messages out for somebody else than their worker;
 //! - [`properties`]: a message as AMQP has it;
 //! - [`broker`]: getting there.
 
 mod acks;
 mod broker;
 mod consumer;
+mod drain;
 mod properties;
 mod publisher;
 mod topology;
@@ -16,10 +18,13 @@ mod topology;
 use futures_util::future::BoxFuture;
 
 use self::broker::Broker;
+use self::drain::AmqpDrain;
 pub(super) use self::publisher::Publisher;
+use super::drain::{Drain, Drained};
 use super::spool::Spooled;
-use super::{Backend, Consumer, Publish, QueueError, Subscription};
+use super::{Backend, Consumer, Depths, Message, Publish, PublishError, QueueError, SendTo, Subscription};
 use crate::config::{self, Settings};
+use crate::event::WorkerName;
 
 /// RabbitMQ, under the prefix of the settings.
 pub(super) struct Amqp {
@@ -48,7 +53,35 @@ impl Backend for Amqp {
         Box::pin(consumer::start(self.broker.clone(), subscription))
     }
 
+    fn sender(&self) -> BoxFuture<'_, Result<Box<dyn SendTo>, QueueError>> {
+        Box::pin(async { Ok(Box::new(Publisher::start(self.broker.clone()).await?) as Box<dyn SendTo>) })
+    }
+
+    fn drain<'a>(&'a self, drained: &'a Drained) -> BoxFuture<'a, Result<Drain, QueueError>> {
+        Box::pin(async { Ok(Drain::new(AmqpDrain::open(self.broker.clone(), drained).await?)) })
+    }
+
+    fn depths<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>> {
+        Box::pin(async {
+            let connection = self.broker.connect().await?;
+            let depths = topology::depths(&self.broker, &connection, settings).await;
+            // Whatever it says: what was asked is known.
+            let _ = connection.close(200, "that is all".into()).await;
+            depths
+        })
+    }
+
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>> {
         Box::pin(topology::delete_all(&self.broker, settings))
+    }
+}
+
+impl SendTo for Publisher {
+    fn send(&self, worker: WorkerName, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(self.publish_to_worker(worker, message))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Publisher::close(self))
     }
 }

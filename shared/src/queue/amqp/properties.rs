@@ -3,23 +3,20 @@
 use chrono::{DateTime, Utc};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::queue::{DeadKind, Message};
+use crate::queue::message::POISON;
+use crate::queue::message::header::{
+    ATTEMPT, DEAD_CAUSE, DEAD_KIND, DEAD_LETTER_ID, EVENT_ID, FIRST_FAILED_AT, HOST, LAST_ERROR, LAST_FAILED_AT,
+    RECEIVED_AT, REPLAY, ROOM_ID, SOURCE, TRACEPARENT,
+};
+use crate::queue::{DeadKind, Death, Message, Replay};
 
 /// Persistent, of AMQP's two delivery modes.
 const PERSISTENT: u8 = 2;
-const EVENT_ID: &str = "rollcall-event-id";
-const SOURCE: &str = "rollcall-source";
-const ROOM_ID: &str = "rollcall-room-id";
-const RECEIVED_AT: &str = "rollcall-received-at";
-const TRACEPARENT: &str = "traceparent";
-const ATTEMPT: &str = "rollcall-attempt";
-const FIRST_FAILED_AT: &str = "rollcall-first-failed-at";
-const LAST_FAILED_AT: &str = "rollcall-last-failed-at";
-const LAST_ERROR: &str = "rollcall-last-error";
-const DEAD_KIND: &str = "rollcall-dead-kind";
-const HOST: &str = "rollcall-host";
+/// How RabbitMQ says that it has dead-lettered a message itself: a list of tables, the latest first.
+const X_DEATH: &str = "x-death";
 
 impl Message {
     pub(super) fn properties(&self) -> BasicProperties {
@@ -43,6 +40,10 @@ impl Message {
         if let Some(at) = self.first_failed_at {
             time(&mut headers, FIRST_FAILED_AT, at);
         }
+        if let Some(Replay { dead_letter_id, number }) = self.replay {
+            headers.insert(DEAD_LETTER_ID.into(), AMQPValue::LongLongInt(dead_letter_id));
+            headers.insert(REPLAY.into(), AMQPValue::LongLongInt(number.into()));
+        }
         BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into())
@@ -52,12 +53,13 @@ impl Message {
     }
 
     /// What a dead letter carries besides: why, when last, and where.
-    pub(super) fn dead_properties(&self, kind: DeadKind, host: &str) -> BasicProperties {
+    pub(super) fn dead_properties(&self, death: &Death) -> BasicProperties {
         let properties = self.properties();
         let mut headers = properties.headers().clone().unwrap_or_default();
-        text(&mut headers, DEAD_KIND, kind.as_str());
-        text(&mut headers, HOST, host);
-        time(&mut headers, LAST_FAILED_AT, Utc::now());
+        text(&mut headers, DEAD_KIND, death.kind.as_str());
+        text(&mut headers, DEAD_CAUSE, &death.cause);
+        text(&mut headers, HOST, &death.host);
+        time(&mut headers, LAST_FAILED_AT, death.at);
         properties.with_headers(headers)
     }
 
@@ -77,8 +79,65 @@ impl Message {
             attempt: read_integer(&headers, ATTEMPT).and_then(|attempt| attempt.try_into().ok()).unwrap_or_default(),
             first_failed_at: read_time(&headers, FIRST_FAILED_AT),
             last_error: read_text(&headers, LAST_ERROR),
+            replay: read_replay(&headers),
             body: body.into(),
         }
+    }
+}
+
+fn read_replay(headers: &FieldTable) -> Option<Replay> {
+    let dead_letter_id = read_integer(headers, DEAD_LETTER_ID)?;
+    Some(Replay { dead_letter_id, number: read_integer(headers, REPLAY)?.try_into().ok()? })
+}
+
+/// Why a message died that lies among the dead. One that we have not buried was dead-lettered by the broker: it came back too
+/// often. What says nothing at all somebody else has put there.
+pub(super) fn read_death(properties: &BasicProperties) -> Option<Death> {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let by_us = || {
+        let kind = DeadKind::parse(&read_text(&headers, DEAD_KIND)?)?;
+        let cause = read_text(&headers, DEAD_CAUSE).unwrap_or_else(|| kind.as_str().to_owned());
+        let host = read_text(&headers, HOST).unwrap_or_default();
+        Some(Death { kind, cause, host, at: read_time(&headers, LAST_FAILED_AT)? })
+    };
+    let by_the_broker = || {
+        let AMQPValue::FieldArray(deaths) = headers.inner().get(X_DEATH)? else { return None };
+        let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+        let AMQPValue::Timestamp(seconds) = *latest.inner().get("time")? else { return None };
+        let at = DateTime::from_timestamp(seconds.try_into().ok()?, 0)?;
+        Some(Death { kind: DeadKind::Poison, cause: POISON.to_owned(), host: String::new(), at })
+    };
+    by_us().or_else(by_the_broker)
+}
+
+/// A message's headers, for people to read.
+pub(super) fn headers(properties: &BasicProperties) -> Map<String, Value> {
+    properties.headers().as_ref().map(as_object).unwrap_or_default()
+}
+
+fn as_object(table: &FieldTable) -> Map<String, Value> {
+    table.inner().iter().map(|(name, value)| (name.to_string(), as_json(value))).collect()
+}
+
+fn as_json(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(value) => (*value).into(),
+        AMQPValue::ShortShortInt(value) => (*value).into(),
+        AMQPValue::ShortShortUInt(value) => (*value).into(),
+        AMQPValue::ShortInt(value) => (*value).into(),
+        AMQPValue::ShortUInt(value) => (*value).into(),
+        AMQPValue::LongInt(value) => (*value).into(),
+        AMQPValue::LongUInt(value) => (*value).into(),
+        AMQPValue::LongLongInt(value) => (*value).into(),
+        AMQPValue::Float(value) => (*value).into(),
+        AMQPValue::Double(value) => (*value).into(),
+        AMQPValue::Timestamp(value) => (*value).into(),
+        AMQPValue::ShortString(value) => value.as_str().into(),
+        AMQPValue::LongString(value) => String::from_utf8_lossy(value.as_bytes()).into(),
+        AMQPValue::ByteArray(value) => String::from_utf8_lossy(value.as_slice()).into(),
+        AMQPValue::FieldArray(values) => values.as_slice().iter().map(as_json).collect(),
+        AMQPValue::FieldTable(table) => as_object(table).into(),
+        AMQPValue::DecimalValue(_) | AMQPValue::Void => Value::Null,
     }
 }
 
@@ -139,9 +198,20 @@ mod tests {
         message.traceparent = Some("00-1-2-01".into());
         let mut failed = message.failed(&"é".repeat(4_000)).failed("again");
         failed.first_failed_at = DateTime::from_timestamp_millis(1_800_000_001_000);
-        let read = Message::read(&failed.dead_properties(DeadKind::Exhausted, "host"), b"{}".to_vec());
+        failed.replay = Some(Replay { dead_letter_id: 7, number: 2 });
+        let death = Death {
+            kind: DeadKind::Exhausted,
+            cause: "plugnmeet-away".into(),
+            host: "host".into(),
+            at: DateTime::from_timestamp_millis(1_800_000_002_345).unwrap(),
+        };
+        let properties = failed.dead_properties(&death);
+        let read = Message::read(&properties, b"{}".to_vec());
         assert_eq!(read, failed);
         assert_eq!((read.attempt, read.last_error.as_deref()), (2, Some("again")));
+        assert_eq!(read_death(&properties), Some(death));
+        assert_eq!(headers(&properties)["rollcall-dead-letter-id"], 7);
+        assert_eq!(read_death(&failed.properties()), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::broker::{Backoff, Broker};
 use super::topology::Topology;
+use crate::event::WorkerName;
 use crate::queue::{Message, PublishError, QueueError};
 
 /// A broker works on one channel's messages one after the other, so a few channels share the load of one connection.
@@ -34,6 +35,7 @@ const LANDING_TIMEOUT: Duration = Duration::from_secs(5);
 pub(in crate::queue) struct Publisher {
     /// None while there is no connection.
     session: watch::Receiver<Option<Arc<Session>>>,
+    topology: Topology,
     in_flight: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -48,6 +50,7 @@ struct Session {
 
 /// A message on its way to the broker: it gets there even if nobody waits for it any more.
 struct Publishing {
+    exchange: ShortString,
     routing_key: String,
     properties: BasicProperties,
     body: Bytes,
@@ -72,8 +75,8 @@ impl Publisher {
         };
         let (sender, session) = watch::channel(first);
         let stop = CancellationToken::new();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keep_open(broker, topology, sender)));
-        Ok(Self { session, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)), stop })
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keep_open(broker, topology.clone(), sender)));
+        Ok(Self { session, topology, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT_KIB)), stop })
     }
 
     /// Publishes a message. When this returns `Ok`, the broker has it on disk.
@@ -83,11 +86,25 @@ impl Publisher {
     /// # Errors
     /// There is no connection, or it went away with the message; the broker cannot store it. It may be stored all the same.
     pub(in crate::queue) async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let routing_key = format!("{}.{}", message.source, message.event);
+        self.publish_to(self.topology.events(), routing_key, message).await
+    }
+
+    /// Publishes a message to a worker's own queue, as [`publish`](Self::publish) does.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(super) async fn publish_to_worker(&self, worker: WorkerName, message: Message) -> Result<(), PublishError> {
+        self.publish_to(self.topology.moves(), self.topology.queue(worker), message).await
+    }
+
+    async fn publish_to(&self, exchange: String, routing_key: String, message: Message) -> Result<(), PublishError> {
         let kib = u32::try_from(message.body.len() / 1024 + 1).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT_KIB as u32);
         let in_flight = self.in_flight.clone().acquire_many_owned(kib).await.map_err(lost)?;
         let (outcome, published) = oneshot::channel();
         let publishing = Publishing {
-            routing_key: format!("{}.{}", message.source, message.event),
+            exchange: exchange.into(),
+            routing_key,
             properties: message.properties(),
             body: message.body,
             outcome,
@@ -130,8 +147,8 @@ fn lost(error: impl fmt::Display) -> PublishError {
 
 impl Publishing {
     /// For as long as the connection lasts, not for as long as somebody waits: lapin keeps what nobody waits for.
-    async fn run(self, channel: Channel, exchange: ShortString) {
-        let Self { routing_key, properties, body, outcome, _in_flight } = self;
+    async fn run(self, channel: Channel) {
+        let Self { exchange, routing_key, properties, body, outcome, _in_flight } = self;
         let options = BasicPublishOptions::default();
         let confirmation = async {
             let sent = channel.basic_publish(exchange, routing_key.into(), options, &body, properties).await?;
@@ -149,11 +166,10 @@ impl Publishing {
 }
 
 /// Publishes what comes on the channels in turn, until nobody can send any more and everything has its outcome.
-async fn publish_all(channels: Vec<Channel>, exchange: String, mut publishing: mpsc::UnboundedReceiver<Publishing>) {
-    let exchange = ShortString::from(exchange);
+async fn publish_all(channels: Vec<Channel>, mut publishing: mpsc::UnboundedReceiver<Publishing>) {
     let mut turn = channels.iter().cycle();
     let coming = stream::poll_fn(|cx| publishing.poll_recv(cx));
-    let one = |one: Publishing| one.run(turn.next().expect("there are channels").clone(), exchange.clone());
+    let one = |one: Publishing| one.run(turn.next().expect("there are channels").clone());
     coming.for_each_concurrent(None, one).await;
 }
 
@@ -166,7 +182,7 @@ impl Session {
             channels.push(broker.confirming_channel(&connection).await?);
         }
         let (publishing, to_publish) = mpsc::unbounded_channel();
-        tokio::spawn(publish_all(channels.clone(), topology.events(), to_publish));
+        tokio::spawn(publish_all(channels.clone(), to_publish));
         Ok(Self { connection, channels, publishing })
     }
 

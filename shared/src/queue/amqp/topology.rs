@@ -19,13 +19,14 @@ use std::time::Duration;
 use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
 use super::broker::Broker;
 use crate::config::Settings;
 use crate::event::WorkerName;
-use crate::queue::QueueError;
+use crate::queue::{Depth, Depths, QueueError};
 
 /// How often a message may come back to the worker's own queue before the broker takes it for dead. One that comes back
 /// at all is moved before any rule sees it, so this only bounds what kills a process before that.
@@ -126,6 +127,71 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// How much is in the queues: a declaration that is passive declares nothing and tells.
+///
+/// # Errors
+/// The broker cannot be reached, or does not let us.
+pub(super) async fn depths(
+    broker: &Broker,
+    connection: &Connection,
+    settings: &Settings,
+) -> Result<Depths, QueueError> {
+    let topology = Topology::new(broker.prefix());
+    let mut look = Look { broker, connection, channel: None };
+    let mut workers = Vec::new();
+    for worker in WorkerName::ALL {
+        let (waiting, consumers) = look.at(&topology.queue(worker)).await?;
+        let mut retrying = 0;
+        for delay in settings.retry(worker).delays() {
+            retrying += look.at(&topology.retry(worker, *delay)).await?.0;
+        }
+        workers.push(Depth {
+            worker,
+            waiting,
+            retrying,
+            suspects: look.at(&topology.suspect(worker)).await?.0,
+            dead: look.at(&topology.dead(worker)).await?.0,
+            in_flight: None,
+            consumers: Some(consumers),
+            oldest: None,
+        });
+    }
+    Ok(Depths { workers, unrouted: look.at(&topology.unrouted()).await?.0 })
+}
+
+/// Looks at queues, on a new channel after each that is not there.
+struct Look<'a> {
+    broker: &'a Broker,
+    connection: &'a Connection,
+    channel: Option<Channel>,
+}
+
+impl Look<'_> {
+    /// The messages of a queue that are ready, and its consumers. One that nobody has declared yet has neither.
+    async fn at(&mut self, queue: &str) -> Result<(u64, u64), QueueError> {
+        let channel = match self.channel.take() {
+            Some(channel) => channel,
+            None => {
+                let channel = self.connection.create_channel().await;
+                channel.map_err(|error| self.broker.error("a channel", &error))?
+            }
+        };
+        let passive = QueueDeclareOptions::durable().passive();
+        match channel.queue_declare(queue.into(), passive, FieldTable::default()).await {
+            Ok(found) => {
+                self.channel = Some(channel);
+                Ok((found.message_count().into(), found.consumer_count().into()))
+            }
+            Err(error) if is_not_found(&error) => Ok((0, 0)),
+            Err(error) => Err(self.broker.error(&format!("queue {queue}"), &error)),
+        }
+    }
+}
+
+fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 /// Deletes every exchange and queue of these settings' prefix, with all that is in them.

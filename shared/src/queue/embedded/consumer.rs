@@ -12,10 +12,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::holder::{self, Holder};
-use super::messages::{self, Death, Place, Stored};
+use super::messages::{self, Place, Stored};
 use super::writer::{Store, StoreError};
 use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
-use crate::queue::{DeadKind, QueueError, host};
+use crate::queue::message::POISON;
+use crate::queue::{DeadKind, Death, QueueError, host};
 
 /// How often to look whether another process has written.
 const LOOK_FOR_OTHERS: Duration = Duration::from_millis(50);
@@ -43,7 +44,6 @@ pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Resu
     let origin = Arc::new(FileOrigin {
         store,
         queues: Queues::of(subscription.worker.as_str()),
-        host: host(),
         deliveries: TaskTracker::new(),
         settled: Arc::new(Notify::new()),
     });
@@ -55,32 +55,28 @@ pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Resu
 
 /// A worker's queues.
 #[derive(Debug, Clone)]
-struct Queues {
-    own: String,
-    retry: String,
-    suspect: String,
-    dead: String,
+pub(super) struct Queues {
+    pub(super) own: String,
+    pub(super) retry: String,
+    pub(super) suspect: String,
+    pub(super) dead: String,
 }
 
 impl Queues {
-    fn of(worker: &str) -> Self {
+    pub(super) fn of(worker: &str) -> Self {
         let named = |part: &str| format!("{worker}{part}");
         Self { own: named(""), retry: named(".retry"), suspect: named(".suspect"), dead: named(".dead") }
     }
 
-    fn place(&self, destination: Destination, host: &str) -> Place {
-        let (queue, due_at) = match destination {
+    fn place(&self, destination: Destination) -> Place {
+        let (queue, due_at, death) = match destination {
             Destination::Later(delay) => {
                 let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
-                (&self.retry, Utc::now().checked_add_signed(delay))
+                (&self.retry, Utc::now().checked_add_signed(delay), None)
             }
-            Destination::Queue => (&self.own, None),
-            Destination::Suspects => (&self.suspect, None),
-            Destination::Dead(_) => (&self.dead, None),
-        };
-        let death = match destination {
-            Destination::Dead(kind) => Some(Death { kind, host: host.to_owned() }),
-            _ => None,
+            Destination::Queue => (&self.own, None, None),
+            Destination::Suspects => (&self.suspect, None, None),
+            Destination::Dead(death) => (&self.dead, None, Some(death)),
         };
         Place { queue: queue.clone(), due_at, death }
     }
@@ -91,7 +87,6 @@ impl Queues {
 struct FileOrigin {
     store: Arc<Store>,
     queues: Queues,
-    host: String,
     deliveries: TaskTracker,
     /// Told when there may be room for more deliveries.
     settled: Arc<Notify>,
@@ -112,7 +107,7 @@ impl Origin for FileOrigin {
     }
 
     fn move_to(&self, delivery: Delivery, destination: Destination) {
-        let place = Arc::new(self.queues.place(destination, &self.host));
+        let place = Arc::new(self.queues.place(destination));
         let (store, settled) = (self.store.clone(), self.settled.clone());
         tokio::spawn(async move {
             until_written(|| {
@@ -177,7 +172,7 @@ impl Intake {
         self.origin.deliveries.close();
         self.origin.deliveries.wait().await;
         // A delivery that was dropped unsettled.
-        self.give_back(self.holder.name.clone()).await;
+        give_back(&self.origin.store, self.holder.name.clone()).await;
     }
 
     /// Takes as much as may be unsettled at once, when there is room for half of that, or nothing left for the worker to go on
@@ -256,44 +251,54 @@ impl Intake {
                 .write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, &own, DUE_AT_ONCE).await }));
             self.more |= moved.await.is_ok();
         }
-        let folder = self.origin.store.file.holders();
-        for holder in messages::holders(&mut self.reader).await? {
-            if holder != self.holder.name && holder::is_gone(&folder, &holder) {
-                self.give_back(holder.clone()).await;
-                holder::forget(&folder, &holder);
-            }
-        }
+        give_back_the_gone(&self.origin.store, &mut self.reader, &self.holder.name).await?;
         suspects.tell(messages::has_any(&mut self.reader, &suspect).await?);
         Ok(())
     }
+}
 
-    /// What one who is gone had: taken alone from now on, or dead, if it has taken its holder along too often.
-    async fn give_back(&self, holder: String) {
-        let host = self.origin.host.clone();
-        let given = self.origin.store.write(move |tx| {
-            Box::pin(async move {
-                for stored in messages::held_by(tx, &holder).await? {
-                    info!(message_id = %stored.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
-                    give_back_one(tx, stored, &host).await?;
-                }
-                Ok(())
-            })
-        });
-        if given.await.is_err() {
-            warn!("what came back waits for the file to be written to");
+/// Gives back what those had who are gone. `ours` is not.
+pub(super) async fn give_back_the_gone(store: &Store, reader: &mut SqliteConnection, ours: &str) -> sqlx::Result<()> {
+    let folder = store.file.holders();
+    for holder in messages::holders(reader).await? {
+        if holder != ours && holder::is_gone(&folder, &holder) {
+            give_back(store, holder.clone()).await;
+            holder::forget(&folder, &holder);
         }
+    }
+    Ok(())
+}
+
+/// What one who is gone had: taken alone from now on, or dead, if it has taken its holder along too often.
+async fn give_back(store: &Store, holder: String) {
+    let given = store.write(move |tx| {
+        Box::pin(async move {
+            for stored in messages::held_by(tx, &holder).await? {
+                give_back_one(tx, stored).await?;
+            }
+            messages::release_all(tx, &holder).await
+        })
+    });
+    if given.await.is_err() {
+        warn!("what came back waits for the file to be written to");
     }
 }
 
-async fn give_back_one(tx: &mut SqliteConnection, stored: Stored, host: &str) -> sqlx::Result<()> {
+async fn give_back_one(tx: &mut SqliteConnection, stored: Stored) -> sqlx::Result<()> {
     let worker = stored.queue.split('.').next().unwrap_or_default();
     let queues = Queues::of(worker);
+    if stored.queue == queues.dead {
+        // Nobody looks into what is dead: it has killed nobody.
+        return Ok(());
+    }
+    info!(message_id = %stored.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
     let deaths = stored.deaths + i64::from(stored.queue == queues.suspect);
     if deaths <= MOST_DEATHS {
         return messages::relocate(tx, stored.seq, &queues.suspect, deaths).await;
     }
     let message = stored.message.failed(&format!("the process that had it, and nothing else, died: {deaths} times"));
-    messages::move_to(tx, stored.seq, &message, &queues.place(Destination::Dead(DeadKind::Poison), host)).await
+    let death = Death { kind: DeadKind::Poison, cause: POISON.to_owned(), host: host(), at: Utc::now() };
+    messages::move_to(tx, stored.seq, &message, &queues.place(Destination::Dead(death))).await
 }
 
 fn every(period: Duration) -> Interval {

@@ -18,7 +18,13 @@ use crate::queue::QueueError;
 /// "Roll", in a SQLite file's header: whose file it is.
 const APPLICATION_ID: i64 = 0x526f_6c6c;
 /// The schema that this program makes and knows.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// What makes the schema of version 1 that of version 2. Programs of version 1 that have the file open can go on.
+const FROM_1: &str = "
+ALTER TABLE message ADD COLUMN cause TEXT;
+ALTER TABLE message ADD COLUMN dead_letter_id INTEGER;
+ALTER TABLE message ADD COLUMN replay INTEGER;
+";
 /// How long another process may hold the file's write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// After how many pages what is in the log goes to its place: 16 MB, since each time costs two more syncs.
@@ -49,8 +55,12 @@ CREATE TABLE message (
     last_error TEXT,
     -- Of what is dead.
     dead_kind TEXT,
+    cause TEXT,
     last_failed_at INTEGER,
     host TEXT,
+    -- Of what had died and was sent back to its worker.
+    dead_letter_id INTEGER,
+    replay INTEGER,
     body BLOB NOT NULL
 );
 CREATE INDEX message_by_queue ON message (queue);
@@ -152,6 +162,10 @@ impl File {
         match (ours, version) {
             (0, 0) if tables == 0 => self.create(connection).await.map_err(failed),
             (APPLICATION_ID, VERSION) => self.check(connection).await,
+            (APPLICATION_ID, 1) => {
+                self.check(connection).await?;
+                change_schema(connection, FROM_1).await.map_err(failed)
+            }
             (APPLICATION_ID, newer) => Err(self.error(
                 format!("it is of a newer Rollcall (version {newer}, and this one knows {VERSION})"),
                 "run that one, or let it work the queue off first",
@@ -162,11 +176,7 @@ impl File {
 
     async fn create(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut *connection).await?;
-        let mut tx = connection.begin().await?;
-        sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
-        let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *tx).await?;
-        tx.commit().await
+        change_schema(connection, SCHEMA).await
     }
 
     /// That there is a file at all must outlive a power cut too.
@@ -215,6 +225,15 @@ impl File {
     fn error(&self, reason: impl Into<String>, way_out: &'static str) -> QueueError {
         QueueError::File { path: self.path.display().to_string(), reason: reason.into(), way_out }
     }
+}
+
+/// All or nothing, marked with what it is then.
+async fn change_schema(connection: &mut SqliteConnection, change: &'static str) -> sqlx::Result<()> {
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::raw_sql(change).execute(&mut *tx).await?;
+    let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *tx).await?;
+    tx.commit().await
 }
 
 fn lock_for_opening(holders: &Path) -> io::Result<LockFile> {

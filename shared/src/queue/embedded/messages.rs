@@ -6,7 +6,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, FromRow, Row as _};
 use uuid::Uuid;
 
-use crate::queue::{DeadKind, Message};
+use crate::queue::{DeadKind, Death, Message, Replay};
 
 /// How many rows one statement inserts. Statements are kept prepared, so there are few lengths.
 const ROWS: [usize; 3] = [64, 8, 1];
@@ -18,6 +18,8 @@ pub(in crate::queue) struct Stored {
     pub(in crate::queue) queue: String,
     /// How often whoever had it, alone, died with it.
     pub(in crate::queue) deaths: i64,
+    /// Why it is dead, if it is.
+    pub(in crate::queue) death: Option<Death>,
     pub(in crate::queue) message: Message,
 }
 
@@ -29,13 +31,6 @@ pub(in crate::queue) struct Place {
     pub(in crate::queue) due_at: Option<DateTime<Utc>>,
     /// Of what is dead.
     pub(in crate::queue) death: Option<Death>,
-}
-
-/// What a dead message says besides.
-#[derive(Debug)]
-pub(in crate::queue) struct Death {
-    pub(in crate::queue) kind: DeadKind,
-    pub(in crate::queue) host: String,
 }
 
 /// Adds messages to the ends of queues, in this order.
@@ -52,11 +47,11 @@ pub(in crate::queue) async fn insert(tx: &mut SqliteConnection, messages: &[(&st
 }
 
 async fn insert_rows(tx: &mut SqliteConnection, messages: &[(&str, Message)]) -> sqlx::Result<()> {
-    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let rows = vec![ROW; messages.len()].join(", ");
     let statement = format!(
         "INSERT INTO message (queue, id, event_id, event, source, room_id, received_at, traceparent, \
-         attempt, first_failed_at, last_error, body) VALUES {rows}"
+         attempt, first_failed_at, last_error, dead_letter_id, replay, body) VALUES {rows}"
     );
     let mut query = sqlx::query(AssertSqlSafe(statement));
     for (queue, message) in messages {
@@ -72,6 +67,8 @@ async fn insert_rows(tx: &mut SqliteConnection, messages: &[(&str, Message)]) ->
             .bind(message.attempt)
             .bind(message.first_failed_at.map(|at| at.timestamp_millis()))
             .bind(&message.last_error)
+            .bind(message.replay.map(|replay| replay.dead_letter_id))
+            .bind(message.replay.map(|replay| replay.number))
             .bind(&message.body[..]);
     }
     query.execute(tx).await.map(|_| ())
@@ -124,28 +121,29 @@ pub(in crate::queue) async fn move_to(
     message: &Message,
     place: &Place,
 ) -> sqlx::Result<()> {
-    let died_at = place.death.as_ref().map(|_| Utc::now().timestamp_millis());
+    let death = place.death.as_ref();
     sqlx::query(
         "INSERT INTO message (queue, due_at, id, event_id, event, source, room_id, received_at, traceparent, body, \
-         attempt, first_failed_at, last_error, dead_kind, host, last_failed_at) \
-         SELECT ?, ?, id, event_id, event, source, room_id, received_at, traceparent, body, ?, ?, ?, ?, ?, ? \
-         FROM message WHERE seq = ?",
+         dead_letter_id, replay, attempt, first_failed_at, last_error, dead_kind, cause, host, last_failed_at) \
+         SELECT ?, ?, id, event_id, event, source, room_id, received_at, traceparent, body, dead_letter_id, replay, \
+         ?, ?, ?, ?, ?, ?, ? FROM message WHERE seq = ?",
     )
     .bind(&place.queue)
     .bind(place.due_at.map(|at| at.timestamp_millis()))
     .bind(message.attempt)
     .bind(message.first_failed_at.map(|at| at.timestamp_millis()))
     .bind(&message.last_error)
-    .bind(place.death.as_ref().map(|dead| dead.kind.as_str()))
-    .bind(place.death.as_ref().map(|dead| &dead.host))
-    .bind(died_at)
+    .bind(death.map(|death| death.kind.as_str()))
+    .bind(death.map(|death| &death.cause))
+    .bind(death.map(|death| &death.host))
+    .bind(death.map(|death| death.at.timestamp_millis()))
     .bind(seq)
     .execute(&mut *tx)
     .await?;
     delete(tx, [seq]).await
 }
 
-/// Puts what is due at the end of the queue that it waits for, but no more than `most`: a transaction that takes long keeps
+/// Puts what is due, and nobody is taking out, at the end of the queue that it waits for, but no more than `most`: a transaction that takes long keeps
 /// everybody waiting. How many it were.
 pub(in crate::queue) async fn move_due(
     tx: &mut SqliteConnection,
@@ -153,13 +151,15 @@ pub(in crate::queue) async fn move_due(
     queue: &str,
     most: u32,
 ) -> sqlx::Result<usize> {
-    let due: Vec<i64> =
-        sqlx::query_scalar("SELECT seq FROM message WHERE due_at <= ? AND queue = ? ORDER BY due_at, seq LIMIT ?")
-            .bind(Utc::now().timestamp_millis())
-            .bind(waiting)
-            .bind(most)
-            .fetch_all(&mut *tx)
-            .await?;
+    let due: Vec<i64> = sqlx::query_scalar(
+        "SELECT seq FROM message WHERE due_at <= ? AND queue = ? \
+         AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY due_at, seq LIMIT ?",
+    )
+    .bind(Utc::now().timestamp_millis())
+    .bind(waiting)
+    .bind(most)
+    .fetch_all(&mut *tx)
+    .await?;
     for seq in &due {
         relocate(tx, *seq, queue, 0).await?;
     }
@@ -183,9 +183,9 @@ pub(in crate::queue) async fn relocate(
 ) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO message (queue, deaths, id, event_id, event, source, room_id, received_at, traceparent, body, \
-         attempt, first_failed_at, last_error) \
+         dead_letter_id, replay, attempt, first_failed_at, last_error) \
          SELECT ?, ?, id, event_id, event, source, room_id, received_at, traceparent, body, \
-         attempt, first_failed_at, last_error FROM message WHERE seq = ?",
+         dead_letter_id, replay, attempt, first_failed_at, last_error FROM message WHERE seq = ?",
     )
     .bind(queue)
     .bind(deaths)
@@ -273,6 +273,35 @@ pub(in crate::queue) async fn depth(connection: &mut SqliteConnection, queue: &s
     })
 }
 
+/// What is in one queue.
+#[derive(Debug, Clone, Default)]
+pub(in crate::queue) struct InQueue {
+    pub(in crate::queue) name: String,
+    pub(in crate::queue) messages: u64,
+    /// Those of them that somebody has.
+    pub(in crate::queue) taken: u64,
+    /// When the oldest that nobody has was taken in.
+    pub(in crate::queue) oldest: Option<DateTime<Utc>>,
+}
+
+/// What is in each queue that holds anything.
+pub(in crate::queue) async fn depths(connection: &mut SqliteConnection) -> sqlx::Result<Vec<InQueue>> {
+    let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT queue, count(*), count(lease.seq), min(CASE WHEN lease.seq IS NULL THEN received_at END) \
+         FROM message LEFT JOIN lease USING (seq) GROUP BY queue",
+    )
+    .fetch_all(connection)
+    .await?;
+    let count = |count: i64| count.try_into().unwrap_or_default();
+    let in_queue = |(name, messages, taken, oldest): (_, _, _, Option<i64>)| InQueue {
+        name,
+        messages: count(messages),
+        taken: count(taken),
+        oldest: oldest.map(time),
+    };
+    Ok(rows.into_iter().map(in_queue).collect())
+}
+
 /// Nobody has any more what one has who is gone.
 pub(in crate::queue) async fn release_all(tx: &mut SqliteConnection, holder: &str) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM lease WHERE holder = ?").bind(holder).execute(tx).await.map(|_| ())
@@ -292,13 +321,13 @@ fn list(seqs: impl IntoIterator<Item = i64>) -> String {
 
 impl FromRow<'_, SqliteRow> for Stored {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
-        let time = |at: i64| DateTime::from_timestamp_millis(at).unwrap_or_default();
         let id: &str = row.try_get("id")?;
         let body: &[u8] = row.try_get("body")?;
         Ok(Self {
             seq: row.try_get("seq")?,
             queue: row.try_get("queue")?,
             deaths: row.try_get("deaths")?,
+            death: death(row)?,
             message: Message {
                 id: id.parse().unwrap_or_else(|_| Uuid::now_v7()),
                 event_id: row.try_get("event_id")?,
@@ -310,10 +339,33 @@ impl FromRow<'_, SqliteRow> for Stored {
                 attempt: row.try_get("attempt")?,
                 first_failed_at: row.try_get::<Option<i64>, _>("first_failed_at")?.map(time),
                 last_error: row.try_get("last_error")?,
+                replay: replay(row)?,
                 body: Bytes::copy_from_slice(body),
             },
         })
     }
+}
+
+fn time(at: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(at).unwrap_or_default()
+}
+
+fn death(row: &SqliteRow) -> sqlx::Result<Option<Death>> {
+    let Some(kind) = row.try_get::<Option<&str>, _>("dead_kind")?.and_then(DeadKind::parse) else { return Ok(None) };
+    let cause: Option<String> = row.try_get("cause")?;
+    Ok(Some(Death {
+        kind,
+        // What an older version has buried says none.
+        cause: cause.unwrap_or_else(|| kind.as_str().to_owned()),
+        host: row.try_get::<Option<String>, _>("host")?.unwrap_or_default(),
+        at: time(row.try_get::<Option<i64>, _>("last_failed_at")?.unwrap_or_default()),
+    }))
+}
+
+fn replay(row: &SqliteRow) -> sqlx::Result<Option<Replay>> {
+    let dead_letter_id: Option<i64> = row.try_get("dead_letter_id")?;
+    let number: Option<i32> = row.try_get("replay")?;
+    Ok(dead_letter_id.zip(number).map(|(dead_letter_id, number)| Replay { dead_letter_id, number }))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! - [`writer`]: the one task of a process that writes, many writes to a transaction;
 //! - [`messages`]: the statements;
 //! - [`holder`]: which processes are alive, and so whose deliveries come back;
-//! - [`consumer`]: deliveries out.
+//! - [`consumer`]: deliveries out;
+//! - [`drain`]: messages out for somebody else than their worker.
 //!
 //! Several processes may share the file. It has to be on a disk of the machine: SQLite's log, and the locks by which a
 //! process that died is told from one that is slow, are the kernel's.
@@ -14,6 +15,7 @@
 //! of `seq`; whatever goes to another queue, or to the end of its own, gets a new one. A row in `lease` says who has it.
 
 mod consumer;
+mod drain;
 mod file;
 pub(super) mod holder;
 pub(super) mod messages;
@@ -25,13 +27,20 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
+use self::consumer::Queues;
+use self::drain::FileDrain;
 pub(super) use self::file::File;
 pub(super) use self::holder::Holder;
+use self::messages::InQueue;
 pub(super) use self::messages::Stored;
 pub(super) use self::writer::{Limits, Store, StoreError};
-use super::{Backend, Consumer, Message, Publish, PublishError, QueueError, Subscription};
+use super::drain::{Drain, Drained};
+use super::{Backend, Consumer, Depth, Depths, Message, Publish, PublishError, QueueError, SendTo, Subscription};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
+
+/// Where a message goes that no worker wants.
+const UNROUTED: &str = "unrouted";
 
 /// How much of the disk is left to the workers, in bytes: what is full with events cannot be worked off.
 const MIN_FREE: u64 = 64 * 1024 * 1024;
@@ -67,6 +76,25 @@ impl Backend for Embedded {
         Box::pin(async { consumer::start(self.store().await?.clone(), subscription).await })
     }
 
+    fn sender(&self) -> BoxFuture<'_, Result<Box<dyn SendTo>, QueueError>> {
+        Box::pin(async { Ok(Box::new(Publisher(self.store().await?.clone())) as Box<dyn SendTo>) })
+    }
+
+    fn drain<'a>(&'a self, drained: &'a Drained) -> BoxFuture<'a, Result<Drain, QueueError>> {
+        Box::pin(async { Ok(Drain::new(FileDrain::open(self.store().await?.clone(), drained).await?)) })
+    }
+
+    fn depths<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>> {
+        Box::pin(async {
+            let file = &self.store().await?.file;
+            let queues = messages::depths(&mut file.reader().await?).await.map_err(|error| file.failed(&error))?;
+            Ok(Depths {
+                workers: WorkerName::ALL.map(|worker| depth(worker, &queues)).into(),
+                unrouted: queues.iter().find(|queue| queue.name == UNROUTED).map_or(0, |queue| queue.messages),
+            })
+        })
+    }
+
     /// Empties the file. It is removed by whoever has given it its place.
     fn delete<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>> {
         Box::pin(async {
@@ -80,7 +108,7 @@ struct Publisher(Arc<Store>);
 impl Publish for Publisher {
     fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
         Box::pin(async move {
-            let queue = WorkerName::wanting(&message.event).map_or("unrouted", WorkerName::as_str);
+            let queue = WorkerName::wanting(&message.event).map_or(UNROUTED, WorkerName::as_str);
             self.0.insert(queue, message).await.map_err(|error| PublishError::Storage(error.to_string()))
         })
     }
@@ -92,6 +120,35 @@ impl Publish for Publisher {
     /// What is on its way is waited for by whoever published it.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
+    }
+}
+
+impl SendTo for Publisher {
+    fn send(&self, worker: WorkerName, message: Message) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            self.0.insert(worker.as_str(), message).await.map_err(|error| PublishError::Storage(error.to_string()))
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Publish::close(self)
+    }
+}
+
+fn depth(worker: WorkerName, queues: &[InQueue]) -> Depth {
+    let names = Queues::of(worker.as_str());
+    let queue = |name: &str| queues.iter().find(|queue| queue.name == name).cloned().unwrap_or_default();
+    let (own, suspect, dead) = (queue(&names.own), queue(&names.suspect), queue(&names.dead));
+    let waiting = own.messages - own.taken;
+    Depth {
+        worker,
+        waiting,
+        retrying: queue(&names.retry).messages,
+        suspects: suspect.messages - suspect.taken,
+        dead: dead.messages,
+        in_flight: Some(own.taken + suspect.taken),
+        consumers: None,
+        oldest: own.oldest.filter(|_| waiting > 0),
     }
 }
 

@@ -5,8 +5,13 @@
 pub mod course;
 pub mod course_live_session;
 pub mod course_staff;
+pub mod dead_letter;
+pub mod dead_letter_change;
+pub mod dead_letter_failure;
 pub mod live_session_interval;
 pub mod live_session_recording;
 pub mod live_session_start;
 pub mod live_session_user;
 pub mod recording_lease;
+pub mod worker_pause;
+pub mod worker_process;

@@ -1,4 +1,4 @@
-//! `recording_lease`: Ours: who fetches a recording now.
+//! `recording_lease`: ours: who fetches a recording now.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;
@@ -18,6 +18,8 @@ pub struct Model {
     pub failure: Option<String>,
     /// Whether trying again is pointless.
     pub failure_is_permanent: bool,
+    /// What dead letters of that failure are grouped by.
+    pub failure_cause: Option<String>,
 }
 
 /// Joins are written where they are needed.

@@ -54,7 +54,7 @@ async fn a_failure_is_told_once() {
     for database in Database::each().await {
         let db = &database.connection;
         let id = insert_recording(db, "r-1").await;
-        let failure = Failure::permanent(anyhow!("gone"));
+        let failure = Failure::permanent(anyhow::anyhow!("gone"));
         assert!(ends(&ours(db, id, LONG).await, Some(&failure)).await);
         match ask(db, id, LONG).await {
             Asked::Failed(Failure::Permanent(error)) => assert_eq!(error.to_string(), "gone"),
