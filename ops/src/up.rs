@@ -12,7 +12,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use rollcall_ingress::program::Ingress;
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::{UnknownWorker, WorkerName};
+use rollcall_shared::event::{AnyWorker, UnknownName};
 use rollcall_shared::queue::{Publisher, Queue};
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::telemetry::obstacles::Obstacles;
@@ -30,7 +30,7 @@ use crate::{migrate, output};
 /// but ffmpeg, and says what to tell it and PlugNMeet. Stops on Ctrl-C, after what it has begun.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Leave out all parts but these: ingress, attendance, rooms, recordings.
+    /// Leave out all parts but these: ingress, attendance, rooms, recordings, dead-letters.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Ingress,
-    Worker(WorkerName),
+    Worker(AnyWorker),
 }
 
 impl FromStr for Part {
@@ -48,7 +48,7 @@ impl FromStr for Part {
     fn from_str(name: &str) -> Result<Self, String> {
         let worker = || name.parse().map(Self::Worker);
         let unknown =
-            |_: UnknownWorker| format!("it is one of ingress, {}", WorkerName::ALL.map(WorkerName::as_str).join(", "));
+            |_: UnknownName| format!("it is one of ingress, {}", AnyWorker::ALL.map(AnyWorker::as_str).join(", "));
         if name == "ingress" { Ok(Self::Ingress) } else { worker().map_err(unknown) }
     }
 }
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
 
     let queue = Queue::open(&settings.queue, "rollcall up")?;
     let publisher = if ingress.is_some() { Some(queue.publisher(&settings.ingress).await?) } else { None };
-    let workers: Vec<_> = WorkerName::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
+    let workers: Vec<_> = AnyWorker::ALL.into_iter().filter(|worker| args.has(Part::Worker(*worker))).collect();
     let obstacles: Vec<_> = workers.iter().map(|_| Obstacles::default()).collect();
     let (admin_address, drained) = (admin.as_ref().map(Admin::local_addr).transpose()?, CancellationToken::new());
     let readiness = readiness(publisher.clone(), obstacles.clone(), stop.clone());
@@ -119,7 +119,7 @@ async fn admin(settings: &Settings, has_ingress: bool) -> Result<Option<Admin>> 
 
 /// Runs the workers, as soon as the database is there; meanwhile the ingress takes webhooks.
 async fn work(
-    workers: Vec<WorkerName>,
+    workers: Vec<AnyWorker>,
     settings: Settings,
     queue: Queue,
     obstacles: Vec<Obstacles>,

@@ -50,6 +50,9 @@ pub struct Settings {
     /// The recordings worker.
     #[serde(default)]
     pub recordings: Recordings,
+    /// Dead letters.
+    #[serde(default)]
+    pub dead_letters: DeadLetters,
     /// Sessions nobody announced.
     #[serde(default)]
     pub sessions: Sessions,
@@ -197,6 +200,15 @@ pub struct Recordings {
     /// How long either may take for one recording.
     #[serde(deserialize_with = "duration")]
     pub ffmpeg_timeout: Duration,
+}
+
+/// `[dead_letters]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLetters {
+    /// How long a dead letter is kept that was applied after all, or dropped.
+    #[serde(deserialize_with = "duration")]
+    pub keep: Duration,
 }
 
 /// `[sessions]`
@@ -350,6 +362,13 @@ impl Default for Recordings {
             ffprobe: "ffprobe".into(),
             ffmpeg_timeout: Duration::from_mins(2),
         }
+    }
+}
+
+impl Default for DeadLetters {
+    fn default() -> Self {
+        // Longer than a term's holidays.
+        Self { keep: Duration::from_hours(24 * 90) }
     }
 }
 

@@ -67,6 +67,52 @@ impl FromStr for WorkerName {
     }
 }
 
+/// What can run as a worker: one of events, or the one that looks after what died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AnyWorker {
+    /// One of events.
+    Events(WorkerName),
+    /// Dead letters, out of the queue into the database.
+    DeadLetters,
+}
+
+impl AnyWorker {
+    /// Every one.
+    pub const ALL: [Self; 4] = [
+        Self::Events(WorkerName::Attendance),
+        Self::Events(WorkerName::Rooms),
+        Self::Events(WorkerName::Recordings),
+        Self::DeadLetters,
+    ];
+
+    /// The name as it stands on the command line and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Events(worker) => worker.as_str(),
+            Self::DeadLetters => "dead-letters",
+        }
+    }
+}
+
+impl fmt::Display for AnyWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A name that nothing has which can run as a worker.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no worker {0:?}: it is one of attendance, rooms, recordings, dead-letters")]
+pub struct UnknownName(String);
+
+impl FromStr for AnyWorker {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|worker| worker.as_str() == name).ok_or_else(|| UnknownName(name.to_owned()))
+    }
+}
+
 /// One thing that happened in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

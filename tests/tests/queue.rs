@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::WorkerName;
-use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Message, Publisher, Queue, Subscription, Suspects};
+use rollcall_shared::queue::{Consumer, DeadKind, Delivery, InHand, Message, Publisher, Queue, Subscription, Suspects};
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_tests::installation::Installation;
 use rollcall_tests::joins::join;
@@ -80,8 +80,14 @@ impl Side {
     async fn taking(&self, worker: WorkerName, prefetch: u16) -> Taking {
         let stop = CancellationToken::new();
         let retry = self.settings.retry(worker).clone();
-        let subscription =
-            Subscription { worker, retry, prefetch, obstacles: Obstacles::default(), stop: stop.clone() };
+        let subscription = Subscription {
+            worker,
+            retry,
+            prefetch,
+            in_hand: InHand::default(),
+            obstacles: Obstacles::default(),
+            stop: stop.clone(),
+        };
         Taking { consumer: self.queue.consumer(subscription).await.unwrap(), stop }
     }
 

@@ -111,7 +111,7 @@ async fn a_queue_file_of_a_newer_version_is_refused_and_left_alone() {
     let file = folder.0.join("data/queue.db");
     make_queue(&file).await;
     alter(&file, "PRAGMA user_version = 99").await;
-    is_refused(&folder, &["newer Rollcall (version 99, and this one knows 1)", "run that one"]).await;
+    is_refused(&folder, &["newer Rollcall (version 99, and this one knows 2)", "run that one"]).await;
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_damaged_queue_file_is_refused_and_left_alone() {
     let folder = folder();
     let file = folder.0.join("data/queue.db");
     make_queue(&file).await;
-    alter(&file, "PRAGMA user_version = 1").await;
+    alter(&file, "PRAGMA user_version = 2").await;
     damage(&file);
     is_refused(&folder, &["it is damaged", "move it aside with its -wal", ".recover"]).await;
 }

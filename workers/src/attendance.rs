@@ -15,8 +15,8 @@ use sea_orm::{ActiveValue::Set, DatabaseConnection, DatabaseTransaction, EntityT
 use crate::presence::{self, Person, Said};
 use crate::sessions::{self, Learned};
 use crate::sql::ROWS_PER_STATEMENT;
-use crate::transaction::transaction;
-use crate::worker::{Failure, Outcome, Worker};
+use crate::transaction::apply;
+use crate::worker::{self, Failure, Outcome, Worker};
 
 /// The worker.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ impl Attendance {
 impl Worker for Attendance {
     const NAME: WorkerName = WorkerName::Attendance;
 
-    async fn handle(&self, events: &[Event]) -> Result<Outcome, Failure> {
-        transaction(&self.db, |tx| async move { self.apply(&tx, events).await }).await?;
+    async fn handle(&self, batch: &worker::Batch) -> Result<Outcome, Failure> {
+        apply(&self.db, &batch.replays(), |tx| async move { self.apply(&tx, batch.events()).await }).await?;
         Ok(Outcome::Applied)
     }
 }

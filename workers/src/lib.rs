@@ -4,7 +4,9 @@
 //! - [`attendance`], [`rooms`], [`recordings`]: the three, a rule each;
 //! - `sessions` and `presence`: which session an event belongs to, and who was there for how long; attendance and rooms
 //!   both derive from them;
-//! - [`runner`]: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
+//! - `dead_letters`: what died, out of the queue into the database;
+//! - `runner`: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
+//! - `heartbeat`: how a worker is doing, told to the database, and whether it shall rest;
 //! - [`program`]: one of them from its settings to its end;
 //! - `cause`: what dead letters are grouped by;
 //! - `sql`, `transaction`: small pieces of SQL; all or nothing, again at once where another transaction was in the way.
@@ -13,11 +15,13 @@
 
 pub mod attendance;
 mod cause;
+mod dead_letters;
+mod heartbeat;
 mod presence;
 pub mod program;
 pub mod recordings;
 pub mod rooms;
-pub mod runner;
+mod runner;
 mod sessions;
 mod sql;
 mod transaction;

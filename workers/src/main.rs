@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::WorkerName;
+use rollcall_shared::event::AnyWorker;
 use rollcall_shared::queue::Queue;
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::telemetry::obstacles::Obstacles;
@@ -20,8 +20,8 @@ use tracing::info;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Which worker to run: attendance, rooms or recordings.
-    worker: WorkerName,
+    /// Which worker to run: attendance, rooms, recordings or dead-letters.
+    worker: AnyWorker,
     /// The settings; without it, rollcall.toml in the working directory, if there is one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -54,11 +54,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// The database, once it is there and migrated.
-async fn database(
-    settings: &Settings,
-    worker: WorkerName,
-    obstacles: &Obstacles,
-) -> anyhow::Result<DatabaseConnection> {
+async fn database(settings: &Settings, worker: AnyWorker, obstacles: &Obstacles) -> anyhow::Result<DatabaseConnection> {
     let url = &settings.database.url;
     let db = program::connect(url, program::connections(worker, settings), std::slice::from_ref(obstacles)).await?;
     let pending = Migrator::get_pending_migrations_read_only(&db)

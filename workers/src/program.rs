@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use rollcall_shared::config::{SecretUrl, Settings};
-use rollcall_shared::event::WorkerName;
-use rollcall_shared::queue::Queue;
+use rollcall_shared::event::{AnyWorker, WorkerName};
+use rollcall_shared::queue::{InHand, Queue, QueueError};
 use rollcall_shared::store::{self, ErrorKind};
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attendance::Attendance;
+use crate::dead_letters::DeadLetters;
+use crate::heartbeat::Heartbeat;
 use crate::recordings::Recordings;
 use crate::rooms::Rooms;
 use crate::runner::{self, Limits};
@@ -37,6 +39,15 @@ pub struct Surroundings {
     pub obstacles: Obstacles,
     /// Shared by all workers of a process.
     pub alone: Alone,
+}
+
+/// What is known of a worker elsewhere, and what is wanted of it.
+#[derive(Clone)]
+pub(crate) struct Oversight {
+    /// What it has taken and not settled: it counts there.
+    pub(crate) in_hand: InHand,
+    /// Whether it shall rest.
+    pub(crate) paused: watch::Receiver<bool>,
 }
 
 /// Held while a suspect is in hand: if the process dies, no other one is there to be blamed for it.
@@ -67,12 +78,16 @@ pub async fn connect(url: &SecretUrl, connections: u32, obstacles: &[Obstacles])
 /// # Errors
 /// The broker refuses us, a setting cannot be used, or what was under way did not end in time.
 pub async fn run(
-    worker: WorkerName,
+    program: AnyWorker,
     settings: &Settings,
     surroundings: Surroundings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let db = surroundings.db.clone();
+    let worker = match program {
+        AnyWorker::Events(worker) => worker,
+        AnyWorker::DeadLetters => return run_dead_letters(settings, surroundings, stop).await,
+    };
     match worker {
         WorkerName::Attendance => run_worker(Attendance::new(settings, db), settings, surroundings, stop).await,
         WorkerName::Rooms => run_worker(Rooms::new(settings, db), settings, surroundings, stop).await,
@@ -80,7 +95,21 @@ pub async fn run(
     }
 }
 
-/// Runs a worker of any kind, as [`run`] does.
+async fn run_dead_letters(
+    settings: &Settings,
+    surroundings: Surroundings,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (keep, stopped) = (settings.dead_letters.keep, stop.clone());
+    oversee(AnyWorker::DeadLetters, settings, surroundings, stop, |surroundings, oversight| {
+        let Surroundings { queue, db, obstacles, .. } = surroundings;
+        let Oversight { in_hand, paused } = oversight;
+        DeadLetters { queue, db, keep, in_hand, obstacles, paused }.run(stopped)
+    })
+    .await
+}
+
+/// Runs a worker of any kind of event, as [`run`] does.
 ///
 /// # Errors
 /// As [`run`].
@@ -90,18 +119,41 @@ pub async fn run_worker<W: Worker>(
     surroundings: Surroundings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (retry, limits) = (settings.retry(W::NAME).clone(), limits(W::NAME, settings));
-    let mut running = tokio::spawn(runner::run(worker, surroundings, retry, limits, stop.clone()));
-    info!(worker = %W::NAME, "started");
-    tokio::select! {
-        ended = &mut running => return Ok(ended??),
-        () = stop.cancelled() => {}
-    }
-    match timeout(settings.workers.drain_timeout, running).await {
-        Ok(ended) => Ok(ended??),
-        Err(_) => {
-            bail!("what was under way did not end within workers.drain_timeout; it will be delivered again")
-        }
+    let (retry, limits, stopped) = (settings.retry(W::NAME).clone(), limits(W::NAME, settings), stop.clone());
+    oversee(AnyWorker::Events(W::NAME), settings, surroundings, stop, |surroundings, oversight| {
+        runner::run(worker, surroundings, oversight, retry, limits, stopped)
+    })
+    .await
+}
+
+/// Runs what takes from the queue until `stop`, and then for as long as `workers.drain_timeout` allows; with its heartbeat.
+async fn oversee<F>(
+    program: AnyWorker,
+    settings: &Settings,
+    surroundings: Surroundings,
+    stop: CancellationToken,
+    work: impl FnOnce(Surroundings, Oversight) -> F,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = Result<(), QueueError>> + Send + 'static,
+{
+    let (in_hand, gone) = (InHand::default(), CancellationToken::new());
+    let Surroundings { db, obstacles, .. } = &surroundings;
+    let (heartbeat, paused) = Heartbeat::of(program, db.clone(), in_hand.clone(), obstacles.clone());
+    // One that shall rest takes nothing first.
+    heartbeat.ask().await;
+    let beating = tokio::spawn(heartbeat.run(gone.clone()));
+    let mut running = tokio::spawn(work(surroundings, Oversight { in_hand, paused }));
+    info!(worker = %program, "started");
+    let ended = tokio::select! {
+        ended = &mut running => Some(ended),
+        () = stop.cancelled() => timeout(settings.workers.drain_timeout, running).await.ok(),
+    };
+    gone.cancel();
+    beating.await.context("the heartbeat failed")?;
+    match ended {
+        Some(ended) => Ok(ended??),
+        None => bail!("what was under way did not end within workers.drain_timeout; it will be delivered again"),
     }
 }
 
@@ -117,7 +169,11 @@ fn limits(worker: WorkerName, settings: &Settings) -> Limits {
 }
 
 /// How many connections to the database a worker uses at most: one for each batch at work, and some for the rest.
-pub fn connections(worker: WorkerName, settings: &Settings) -> u32 {
+pub fn connections(program: AnyWorker, settings: &Settings) -> u32 {
     const SPARE: usize = 3;
-    u32::try_from(limits(worker, settings).concurrency + SPARE).unwrap_or(u32::MAX)
+    let batches = match program {
+        AnyWorker::Events(worker) => limits(worker, settings).concurrency,
+        AnyWorker::DeadLetters => 1,
+    };
+    u32::try_from(batches + SPARE).unwrap_or(u32::MAX)
 }

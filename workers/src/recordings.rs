@@ -23,8 +23,10 @@ use chrono::Utc;
 use futures_util::FutureExt as _;
 use rollcall_shared::causes::in_one_line;
 use rollcall_shared::config::{self, Settings, UnknownSessions};
+use rollcall_shared::dead_letters;
 use rollcall_shared::event::{Change, Event, WorkerName};
 use rollcall_shared::plugnmeet::api;
+use rollcall_shared::queue::Replay;
 use rollcall_shared::store::entity::live_session_recording::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, DatabaseConnection, EntityTrait as _, ExprTrait as _, QueryFilter as _,
@@ -42,8 +44,8 @@ pub(crate) use self::media::ToolError;
 use self::media::{Media, Tools};
 use crate::cause::Told;
 use crate::sessions;
-use crate::transaction::{in_time, transaction};
-use crate::worker::{Failure, Outcome, Worker};
+use crate::transaction::{apply, in_time, transaction};
+use crate::worker::{Batch, Failure, Outcome, Worker};
 
 const PROCESSING: &str = "processing";
 const READY: &str = "ready";
@@ -96,10 +98,10 @@ enum End {
 impl Worker for Recordings {
     const NAME: WorkerName = WorkerName::Recordings;
 
-    async fn handle(&self, events: &[Event]) -> Result<Outcome, Failure> {
+    async fn handle(&self, batch: &Batch) -> Result<Outcome, Failure> {
         let mut outcome = Outcome::Applied;
-        for event in events {
-            if let later @ Outcome::LookAgain(_) = self.archive(event).await? {
+        for (event, replay) in batch.iter() {
+            if let later @ Outcome::LookAgain(_) = self.archive(event, replay).await? {
                 outcome = later;
             }
         }
@@ -157,30 +159,37 @@ impl Recordings {
         })
     }
 
-    async fn archive(&self, event: &Event) -> Result<Outcome, Failure> {
+    async fn archive(&self, event: &Event, replay: Option<Replay>) -> Result<Outcome, Failure> {
         let row = self.archivist.open(event).await?;
         if row.status == READY {
+            apply(&self.archivist.db, replay.as_slice(), |_| async { Ok(()) }).await?;
             return Ok(Outcome::Applied);
         }
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             return Ok(Outcome::LookAgain(self.lease));
         };
         match Lease::ask(&self.archivist.db, row.id, self.lease).await? {
-            lease::Asked::Ours(lease) => self.wait_for(self.start(row.id, lease, slot)).await,
+            lease::Asked::Ours(lease) => self.wait_for(self.start(row.id, replay, lease, slot)).await,
             lease::Asked::Held => Ok(Outcome::LookAgain(self.lease)),
             lease::Asked::Failed(failure) => Err(failure),
         }
     }
 
     /// Starts the job, which goes on whether or not somebody waits for what it comes to.
-    fn start(&self, id: i64, lease: Lease, slot: OwnedSemaphorePermit) -> oneshot::Receiver<Result<Outcome, Failure>> {
+    fn start(
+        &self,
+        id: i64,
+        replay: Option<Replay>,
+        lease: Lease,
+        slot: OwnedSemaphorePermit,
+    ) -> oneshot::Receiver<Result<Outcome, Failure>> {
         let (done, waiting) = oneshot::channel();
         let (archivist, stop, look_again) = (Arc::clone(&self.archivist), self.stop.clone(), self.lease);
         let job = async move {
             let end = tokio::select! {
                 () = stop.cancelled() => End::Stopped,
                 () = lease.keep() => End::Lost,
-                end = AssertUnwindSafe(archivist.job(id, &lease)).catch_unwind() => match end {
+                end = AssertUnwindSafe(archivist.job(id, replay, &lease)).catch_unwind() => match end {
                     Ok(Ok(end)) => end,
                     Ok(Err(failure)) => End::Failed(failure),
                     Err(_) => End::Failed(Failure::transient(Told::new("panic", "the job panicked"))),
@@ -244,20 +253,20 @@ impl Archivist {
     }
 
     /// What is done under the lease.
-    async fn job(&self, id: i64, lease: &Lease) -> Result<End, Failure> {
+    async fn job(&self, id: i64, replay: Option<Replay>, lease: &Lease) -> Result<End, Failure> {
         let row = in_time(async { Ok(Entity::find_by_id(id).one(&self.db).await?) }).await?;
         let row = row.context("the recording's row is gone").map_err(Failure::transient)?;
         if row.status == READY {
             // Another job was done with it between our look at the row and our lease.
-            transaction(&self.db, |tx| async move { Ok(lease.end(&tx).await?) }).await?;
+            apply(&self.db, replay.as_slice(), |tx| async move { Ok(lease.end(&tx).await.map(|_| ())?) }).await?;
             return Ok(End::Ready);
         }
-        let end = self.archive(&row, lease).await;
+        let end = self.archive(&row, replay, lease).await;
         end.map_err(|failure| within(format!("recording {} of {}", row.record_id, row.source), failure))
     }
 
     /// From the server's word for it to a row that says `ready`.
-    async fn archive(&self, row: &Model, lease: &Lease) -> Result<End, Failure> {
+    async fn archive(&self, row: &Model, replay: Option<Replay>, lease: &Lease) -> Result<End, Failure> {
         let server = self.server(&row.source)?;
         let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
         self.tools.check().map_err(Failure::transient)?;
@@ -295,7 +304,7 @@ impl Archivist {
             error: Set(thumbnail_error),
             ..ready_row(&fetched, media)
         };
-        let done = patiently(|| self.make_ready(row.id, lease, &ready)).await?;
+        let done = patiently(|| self.make_ready(row.id, replay, lease, &ready)).await?;
         tracing::info!(record_id = row.record_id, bytes = fetched.size, "a recording is archived");
         Ok(if done { End::Ready } else { End::Lost })
     }
@@ -336,11 +345,18 @@ impl Archivist {
     }
 
     /// Makes the row ready and gives the lease back; `false`, and nothing changed, if the lease is another job's.
-    async fn make_ready(&self, id: i64, lease: &Lease, ready: &ActiveModel) -> Result<bool, Failure> {
+    async fn make_ready(
+        &self,
+        id: i64,
+        replay: Option<Replay>,
+        lease: &Lease,
+        ready: &ActiveModel,
+    ) -> Result<bool, Failure> {
         transaction(&self.db, |tx| async move {
             let ours = lease.end(&tx).await?;
             if ours {
                 Entity::update_many().set(ready.clone()).filter(Column::Id.eq(id)).exec(&*tx).await?;
+                dead_letters::applied(&tx, replay.as_slice()).await?;
             }
             Ok(ours)
         })

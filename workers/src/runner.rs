@@ -12,6 +12,8 @@
 //! | transient failure, or a panic | comes back after a delay of the schedule; dead when that is used up |
 //! | permanent failure | dead at once |
 //! | the database is not there | held until it is back; after [`HOLD`], handed back, and nothing is taken until it is |
+//!
+//! While somebody has the worker paused, nothing is taken.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -23,19 +25,22 @@ use rollcall_shared::causes::in_one_line;
 use rollcall_shared::config::RetrySchedule;
 use rollcall_shared::event::Event;
 use rollcall_shared::plugnmeet::webhook::{self, Parsed};
-use rollcall_shared::queue::{Consumer, DeadKind, Delivery, Lane, Message, Queue, QueueError, Subscription, Suspects};
+use rollcall_shared::queue::{
+    Consumer, DeadKind, Delivery, InHand, Lane, Message, Queue, QueueError, Subscription, Suspects,
+};
 use rollcall_shared::store;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
-use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{debug, error, info, warn};
 
 use crate::cause::Told;
-use crate::program::{Alone, Surroundings};
-use crate::worker::{Failure, Outcome, Worker};
+use crate::program::{Alone, Oversight, Surroundings};
+use crate::transaction;
+use crate::worker::{Batch, Failure, Outcome, Worker};
 
 /// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
 /// acknowledgement, and counts that against every delivery on it.
@@ -48,13 +53,13 @@ const NO_DATABASE: &str = "the database is away";
 
 /// How much a worker takes at once.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The most events in one batch.
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// How long to wait for a batch to fill once it has begun.
-    pub batch_wait: Duration,
+    pub(crate) batch_wait: Duration,
     /// The most batches at once.
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
 }
 
 impl Limits {
@@ -71,16 +76,18 @@ impl Limits {
 ///
 /// # Errors
 /// The broker refuses us, or a queue exists with other arguments.
-pub async fn run<W: Worker>(
+pub(crate) async fn run<W: Worker>(
     worker: W,
     surroundings: Surroundings,
+    oversight: Oversight,
     retry: RetrySchedule,
     limits: Limits,
     stop: CancellationToken,
 ) -> Result<(), QueueError> {
     let Surroundings { queue, db, obstacles, alone } = surroundings;
+    let Oversight { in_hand, paused } = oversight;
     let at_work = Arc::new(RwLock::new(()));
-    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits, obstacles, at_work, alone });
+    let runner = Arc::new(Runner { worker: Arc::new(worker), retry, db, limits, obstacles, at_work, alone, in_hand });
     let shutdown = tokio::spawn({
         let (runner, stop) = (runner.clone(), stop.clone());
         async move {
@@ -89,10 +96,14 @@ pub async fn run<W: Worker>(
         }
     });
     while !stop.is_cancelled() {
-        // Cancelled by `stop`, or by an outage of the database that lasts.
+        // Where nobody can say any more that the pause is over, the program ends.
+        let _ = stop.run_until_cancelled(paused.clone().wait_for(|paused| !*paused)).await;
+        // Cancelled by `stop`, by a pause, or by an outage of the database that lasts.
         let taking = stop.child_token();
+        let pause = AbortOnDropHandle::new(tokio::spawn(pause(paused.clone(), taking.clone())));
         runner.take(&queue, &taking).await?;
-        if !stop.is_cancelled() {
+        drop(pause);
+        if !stop.is_cancelled() && !*paused.borrow() {
             stop.run_until_cancelled(runner.database_is_back()).await;
         }
     }
@@ -100,6 +111,13 @@ pub async fn run<W: Worker>(
         warn!(%error, "the worker did not shut down well");
     }
     Ok(())
+}
+
+/// Ends taking as soon as somebody pauses the worker.
+async fn pause(mut paused: watch::Receiver<bool>, taking: CancellationToken) {
+    if paused.wait_for(|paused| *paused).await.is_ok() {
+        taking.cancel();
+    }
 }
 
 struct Runner<W> {
@@ -111,6 +129,7 @@ struct Runner<W> {
     /// Shared by what may be under way together; a suspect has it alone.
     at_work: Arc<RwLock<()>>,
     alone: Alone,
+    in_hand: InHand,
 }
 
 /// A delivery and what it says.
@@ -126,6 +145,7 @@ impl<W: Worker> Runner<W> {
             worker: W::NAME,
             retry: self.retry.clone(),
             prefetch: self.limits.prefetch(),
+            in_hand: self.in_hand.clone(),
             obstacles: self.obstacles.clone(),
             stop: taking.clone(),
         };
@@ -224,8 +244,7 @@ impl<W: Worker> Runner<W> {
                 debug!(message_id = %message.id, event = message.event, reason, "an event changes nothing");
                 counter!("rollcall_worker_ignored_total", "worker" => W::NAME.as_str(), "reason" => reason)
                     .increment(1);
-                count::<W>("ignored", 1);
-                delivery.ack().await;
+                self.ignore(delivery).await;
                 None
             }
             Err(error) => {
@@ -235,15 +254,29 @@ impl<W: Worker> Runner<W> {
         }
     }
 
+    /// There is nothing to do, and that is done; what had died has found its end.
+    async fn ignore(&self, delivery: Delivery) {
+        if let Some(replay) = delivery.message.replay
+            && let Err(error) = transaction::apply(&self.db, &[replay], |_| async { Ok(()) }).await
+        {
+            let delay = self.retry.delays().first().copied().unwrap_or_default();
+            warn!(message_id = %delivery.message.id, %error, "what became of a dead letter cannot be told yet");
+            return delivery.postpone(delay);
+        }
+        count::<W>("ignored", 1);
+        delivery.ack().await;
+    }
+
     /// Gives the events to the worker, again and again while the database is away.
     ///
     /// `Unreachable` comes out of here only where waiting has an end: the outage lasts, or the program stops.
     async fn attempt(&self, taken: &[Taken], taking: &CancellationToken) -> Result<Outcome, Failure> {
-        let events: Arc<[Event]> = taken.iter().map(|one| one.event.clone()).collect();
+        let batch: Arc<Batch> =
+            Arc::new(taken.iter().map(|one| (one.event.clone(), one.delivery.message.replay)).collect());
         let since = Instant::now();
         loop {
             let began = Instant::now();
-            let outcome = self.handle(events.clone()).await;
+            let outcome = self.handle(batch.clone()).await;
             histogram!("rollcall_worker_batch_seconds", "worker" => W::NAME.as_str()).record(began.elapsed());
             let Err(Failure::Unreachable(error)) = outcome else { return outcome };
             warn!(worker = %W::NAME, error = in_one_line(&error), "the database is away: waiting for it");
@@ -258,9 +291,9 @@ impl<W: Worker> Runner<W> {
     }
 
     /// A panic in a rule is a failure like any other, not a dead process.
-    async fn handle(&self, events: Arc<[Event]>) -> Result<Outcome, Failure> {
+    async fn handle(&self, batch: Arc<Batch>) -> Result<Outcome, Failure> {
         let worker = self.worker.clone();
-        match tokio::spawn(async move { worker.handle(&events).await }).await {
+        match tokio::spawn(async move { worker.handle(&batch).await }).await {
             Ok(outcome) => outcome,
             Err(error) => Err(Failure::transient(Told::new("panic", format!("the rule panicked: {error}")))),
         }

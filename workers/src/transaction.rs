@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use rollcall_shared::causes::in_one_line;
+use rollcall_shared::dead_letters;
+use rollcall_shared::queue::Replay;
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 use tokio::time::timeout;
@@ -37,6 +39,24 @@ pub(crate) async fn transaction<T, F: Future<Output = Result<T, Failure>>>(
         }
     }
     in_time(once(db, &work)).await
+}
+
+/// Makes a batch take effect: does `work` in a transaction, and in the same one marks the dead letters among the batch as
+/// applied. All of it again if another transaction was in the way.
+///
+/// # Errors
+/// As [`transaction`].
+pub(crate) async fn apply<F: Future<Output = Result<(), Failure>>>(
+    db: &DatabaseConnection,
+    replays: &[Replay],
+    work: impl Fn(Arc<DatabaseTransaction>) -> F,
+) -> Result<(), Failure> {
+    let work = &work;
+    transaction(db, |tx| async move {
+        work(tx.clone()).await?;
+        Ok(dead_letters::applied(&tx, replays).await?)
+    })
+    .await
 }
 
 /// Does something with the database in no more time than a transaction may take.

@@ -1,9 +1,10 @@
-//! What a worker is: a name, and what a batch of events changes. The [`runner`](crate::runner) does the rest.
+//! What a worker is: a name, and what a batch of events changes. The `runner` does the rest.
 
 use std::time::Duration;
 
 use rollcall_shared::causes::in_one_line;
 use rollcall_shared::event::{Event, WorkerName};
+use rollcall_shared::queue::Replay;
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::DbErr;
 
@@ -14,11 +15,12 @@ pub trait Worker: Send + Sync + 'static {
     /// Its name, which says which queue it takes from.
     const NAME: WorkerName;
 
-    /// Makes the events of a batch take effect, all of them or none.
+    /// Makes the events of a batch take effect, all of them or none, and marks those as applied that had died
+    /// ([`Batch::replays`]), in the same transaction.
     ///
     /// The same event may come again, at any time and in any order; the effect must be the same. A batch that fails is
     /// given again event by event, so that one never takes its neighbours along.
-    fn handle(&self, events: &[Event]) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+    fn handle(&self, batch: &Batch) -> impl Future<Output = Result<Outcome, Failure>> + Send;
 
     /// The event is about to be a dead letter because of `failure`: the place to tell whoever reads the tables.
     ///
@@ -32,6 +34,37 @@ pub trait Worker: Send + Sync + 'static {
     /// The program stops: what is under way in the background ends soon, or is left so that another can go on with it.
     fn shutdown(&self) -> impl Future<Output = ()> + Send {
         async {}
+    }
+}
+
+/// Events that are made to take effect together.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    events: Vec<Event>,
+    replays: Vec<Option<Replay>>,
+}
+
+impl Batch {
+    /// The events.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Each event, and which replay of a dead letter it is, if it is one.
+    pub fn iter(&self) -> impl Iterator<Item = (&Event, Option<Replay>)> {
+        self.events.iter().zip(self.replays.iter().copied())
+    }
+
+    /// The dead letters that are among them.
+    pub fn replays(&self) -> Vec<Replay> {
+        self.replays.iter().copied().flatten().collect()
+    }
+}
+
+impl FromIterator<(Event, Option<Replay>)> for Batch {
+    fn from_iter<I: IntoIterator<Item = (Event, Option<Replay>)>>(events: I) -> Self {
+        let (events, replays) = events.into_iter().unzip();
+        Self { events, replays }
     }
 }
 

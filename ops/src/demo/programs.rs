@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::WorkerName;
+use rollcall_shared::event::AnyWorker;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -92,7 +92,7 @@ impl Programs {
             }
             Binaries::Each { ingress, worker } => {
                 self.spawn(INGRESS, Command::new(ingress), admin, settings, logs)?;
-                for name in WorkerName::ALL {
+                for name in AnyWorker::ALL {
                     self.spawn_worker(worker, name, settings, logs)?;
                 }
             }
@@ -103,7 +103,7 @@ impl Programs {
         Ok(())
     }
 
-    fn spawn_worker(&mut self, binary: &Path, worker: WorkerName, settings: &Value, logs: &Path) -> Result<()> {
+    fn spawn_worker(&mut self, binary: &Path, worker: AnyWorker, settings: &Value, logs: &Path) -> Result<()> {
         let mut command = Command::new(binary);
         command.arg(worker.as_str());
         let admin = free_address()?;

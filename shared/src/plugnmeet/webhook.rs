@@ -50,6 +50,12 @@ impl<'a> Routing<'a> {
     }
 }
 
+/// The person that a body is about, also where it cannot be understood as a whole.
+pub fn person(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body.pointer("/participant/identity")?.as_str().filter(|identity| !identity.is_empty()).map(str::to_owned)
+}
+
 /// What a body says.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "nearly every body is an event, and it is moved once")]

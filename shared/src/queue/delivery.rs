@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::host;
+use super::in_hand::{Held, InHand};
 use super::message::{DeadKind, Death, Message};
 use crate::config::RetrySchedule;
 use crate::event::WorkerName;
@@ -31,6 +32,8 @@ pub struct Subscription {
     pub retry: RetrySchedule,
     /// The most deliveries that are unsettled at once.
     pub prefetch: u16,
+    /// Where deliveries are counted, as long as they are not settled.
+    pub in_hand: InHand,
     /// Where to say that no deliveries can come.
     pub obstacles: Obstacles,
     /// When to take no more: the lanes end after what has been delivered so far.
@@ -127,6 +130,7 @@ pub struct Delivery {
     pub(super) origin: Arc<dyn Origin>,
     /// Tells the origin when the last of its deliveries is gone.
     pub(super) _unsettled: TaskTrackerToken,
+    pub(super) _in_hand: Held,
 }
 
 /// What delivered, and is told what became of it.

@@ -9,6 +9,7 @@ mod delivery;
 mod depth;
 mod drain;
 mod embedded;
+mod in_hand;
 mod message;
 mod spool;
 
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
 pub use self::depth::{Depth, Depths};
 pub use self::drain::{Drain, Drained};
+pub use self::in_hand::{Held, InHand};
 pub use self::message::{DeadKind, Death, Message, POISON, Removed, Replay};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
@@ -246,8 +248,8 @@ impl QueueError {
     }
 }
 
-/// Which machine a dead letter died on.
-fn host() -> String {
+/// The name of this machine.
+pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "unknown".to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::WorkerName;
-use rollcall_shared::queue::{Queue, Subscription};
+use rollcall_shared::queue::{InHand, Queue, Subscription};
 use rollcall_shared::telemetry;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ async fn main() -> anyhow::Result<()> {
         worker: WorkerName::Attendance,
         retry: settings.attendance.retry.clone(),
         prefetch: arguments.count,
+        in_hand: InHand::default(),
         obstacles: Obstacles::default(),
         stop: CancellationToken::new(),
     };

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::{Change, Event, WorkerName};
+use rollcall_shared::event::{Change, WorkerName};
 use rollcall_shared::queue::Queue;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_shared::{shutdown, store, telemetry};
 use rollcall_workers::attendance::Attendance;
 use rollcall_workers::program::{self, Alone, Surroundings};
-use rollcall_workers::worker::{Failure, Outcome, Worker};
+use rollcall_workers::worker::{Batch, Failure, Outcome, Worker};
 
 #[derive(Parser)]
 struct Arguments {
@@ -24,15 +24,15 @@ struct Poisoned(Attendance);
 impl Worker for Poisoned {
     const NAME: WorkerName = WorkerName::Attendance;
 
-    async fn handle(&self, events: &[Event]) -> Result<Outcome, Failure> {
-        for event in events {
+    async fn handle(&self, batch: &Batch) -> Result<Outcome, Failure> {
+        for event in batch.events() {
             match &event.change {
                 Change::Joined(connection) if connection.name.as_deref() == Some("kill") => std::process::abort(),
                 Change::Joined(connection) if connection.name.as_deref() == Some("panic") => panic!("as told"),
                 _ => {}
             }
         }
-        self.0.handle(events).await
+        self.0.handle(batch).await
     }
 }
 

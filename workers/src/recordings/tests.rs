@@ -133,7 +133,7 @@ impl Site {
     }
 
     async fn handle(&self) -> Result<Outcome, Failure> {
-        self.worker.handle(&[event()]).await
+        self.worker.handle(&Batch::from_iter([(event(), None)])).await
     }
 
     async fn row(&self) -> Model {

@@ -26,7 +26,7 @@ use super::properties;
 use super::topology::Topology;
 use crate::event::WorkerName;
 use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
-use crate::queue::{Message, QueueError};
+use crate::queue::{InHand, Message, QueueError};
 
 /// How often to look whether the channel for moves is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -106,6 +106,7 @@ struct Moves {
     worker: WorkerName,
     delays: Arc<[Duration]>,
     deliveries: TaskTracker,
+    in_hand: InHand,
 }
 
 impl Moves {
@@ -232,6 +233,7 @@ impl Session {
             worker: *worker,
             delays: retry.delays().into(),
             deliveries: TaskTracker::new(),
+            in_hand: subscription.in_hand.clone(),
         });
         let main = OwnQueue::open(broker, &connection, &topology.queue(*worker), *prefetch, &moves).await?;
         let suspects = SuspectQueue::open(broker, &connection, topology.suspect(*worker), &moves).await?;
@@ -304,8 +306,10 @@ impl ChannelOrigin {
 
     async fn take(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Delivery {
         self.acks.delivered(delivery.delivery_tag).await;
+        let message = Message::read(&delivery.properties, delivery.data);
         Delivery {
-            message: Message::read(&delivery.properties, delivery.data),
+            _in_hand: self.moves.in_hand.take(message.received_at),
+            message,
             tag: delivery.delivery_tag,
             origin: self.clone(),
             _unsettled: self.moves.deliveries.token(),

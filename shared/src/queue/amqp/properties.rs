@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::queue::message::POISON;
@@ -64,12 +65,12 @@ impl Message {
     }
 
     /// Reads a message as the broker gives it. Nothing is refused: what somebody else has put into a queue of ours gets
-    /// an id, and its body decides about its fate.
+    /// an id, the same each time that it is delivered, and its body decides about its fate.
     pub(super) fn read(properties: &BasicProperties, body: Vec<u8>) -> Self {
         let headers = properties.headers().clone().unwrap_or_default();
         let id = properties.message_id().as_ref().and_then(|id| Uuid::parse_str(id.as_str()).ok());
         Self {
-            id: id.unwrap_or_else(Uuid::now_v7),
+            id: id.unwrap_or_else(|| id_of(&body)),
             event_id: read_text(&headers, EVENT_ID),
             event: properties.kind().as_ref().map(ToString::to_string).unwrap_or_default(),
             source: read_text(&headers, SOURCE).unwrap_or_default(),
@@ -83,6 +84,11 @@ impl Message {
             body: body.into(),
         }
     }
+}
+
+fn id_of(body: &[u8]) -> Uuid {
+    let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = <[u8; 32]>::from(Sha256::digest(body));
+    Uuid::new_v8(id)
 }
 
 fn read_replay(headers: &FieldTable) -> Option<Replay> {

@@ -215,6 +215,7 @@ impl Intake {
 
     fn delivery(&self, stored: Stored) -> Delivery {
         Delivery {
+            _in_hand: self.subscription.in_hand.take(stored.message.received_at),
             message: stored.message,
             tag: stored.seq.cast_unsigned(),
             origin: self.origin.clone(),

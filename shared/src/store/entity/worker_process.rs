@@ -22,7 +22,7 @@ pub struct Model {
     pub state: String,
     /// When it started.
     pub started_at: DateTime<Utc>,
-    /// When it last told, by the clock of the database.
+    /// When it last told.
     pub seen_at: DateTime<Utc>,
     /// How many deliveries it has.
     pub in_flight: i64,

@@ -1,0 +1,336 @@
+//! What workers write: that a message died, that it was applied after all; what an operator purged; and what is not kept any
+//! longer. Each is done in a transaction of its caller's, and doing it twice changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{CaseStatement, Expr, LockType, OnConflict, Query};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+};
+use serde_json::Value;
+
+use super::State;
+use crate::event::WorkerName;
+use crate::plugnmeet::webhook;
+use crate::queue::{DeadKind, Death, Message, Removed, Replay};
+use crate::store::entity::{dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure};
+
+/// The kind and the cause of what has not failed.
+const PURGED: &str = "purged";
+/// What is said of a message that says nothing itself.
+const UNEXPLAINED: &str = "nothing says why: somebody else has put it among the dead";
+/// What such a message is grouped by.
+const OTHER: &str = "other";
+/// How many rows one statement inserts: SQLite takes about 32,000 values.
+const ROWS_PER_STATEMENT: usize = 500;
+/// How many rows one statement removes.
+const PRUNED_AT_ONCE: u64 = 1_000;
+
+/// A row that is there already.
+#[derive(Debug, Clone)]
+struct Known {
+    id: i64,
+    state: String,
+    replays: i32,
+}
+
+/// Messages that died are in the database: each once, and each time that it died.
+///
+/// # Errors
+/// The database.
+pub async fn record(tx: &DatabaseTransaction, dead: &[Removed]) -> Result<(), DbErr> {
+    let mut dead: Vec<_> = dead.iter().map(Died::of).collect();
+    // In order and each failure once, since a statement may not have a row twice and two transactions must not cross.
+    dead.sort_by(|one, other| (&one.message_id, one.death.at).cmp(&(&other.message_id, other.death.at)));
+    dead.dedup_by(|one, other| (&one.message_id, one.death.at) == (&other.message_id, other.death.at));
+    let before = known(tx, &dead).await?;
+    let mut new: Vec<_> = dead.iter().filter(|died| died.row(&before).is_none()).collect();
+    new.dedup_by(|one, other| one.message_id == other.message_id);
+    insert(tx, new.iter().map(|died| died.letter(State::Dead)).collect()).await?;
+
+    let after = if new.is_empty() { before.clone() } else { known(tx, &dead).await? };
+    let told = failures(tx, after.values().map(|row| row.id)).await?;
+    let mut rows = Vec::new();
+    for died in &dead {
+        let Some(row) = died.row(&after) else { continue };
+        if told.contains(&(row.id, died.death.at)) {
+            continue;
+        }
+        rows.push(died.failure(row.id));
+        let is_what_the_row_was_made_of = new.iter().any(|new| std::ptr::eq(*new, died));
+        if !is_what_the_row_was_made_of {
+            died.update(tx, row).await?;
+        }
+    }
+    for rows in rows.chunks(ROWS_PER_STATEMENT) {
+        failure::Entity::insert_many(rows.to_vec()).exec_without_returning(tx).await?;
+    }
+    Ok(())
+}
+
+/// Messages that waited are in the database as dropped, by `who`, for this reason.
+///
+/// # Errors
+/// The database.
+pub async fn purged(tx: &DatabaseTransaction, waiting: &[Removed], who: &str, reason: &str) -> Result<(), DbErr> {
+    let mut waiting: Vec<_> = waiting.iter().map(Died::of).collect();
+    waiting.sort_by(|one, other| one.message_id.cmp(&other.message_id));
+    waiting.dedup_by(|one, other| one.message_id == other.message_id);
+    let before = known(tx, &waiting).await?;
+    let new = waiting.iter().filter(|purged| purged.row(&before).is_none());
+    let rows = new.map(|purged| letter::ActiveModel {
+        kind: Set(PURGED.into()),
+        cause: Set(PURGED.into()),
+        error: Set(format!("it waited, and was purged: {}", without_nul(reason))),
+        ..purged.letter(State::Dropped)
+    });
+    insert(tx, rows.collect()).await?;
+    let after = known(tx, &waiting).await?;
+    let dropped = letter::ActiveModel {
+        state: Set(State::Dropped.as_str().into()),
+        updated_at: Set(Utc::now()),
+        ..Default::default()
+    };
+    let ids = || after.values().map(|row| row.id);
+    letter::Entity::update_many().set(dropped).filter(letter::Column::Id.is_in(ids())).exec(tx).await?;
+    let changes: Vec<_> = ids()
+        .map(|id| change::ActiveModel {
+            dead_letter_id: Set(id),
+            changed_at: Set(Utc::now()),
+            changed_by: Set(who.to_owned()),
+            change: Set(PURGED.into()),
+            reason: Set(Some(without_nul(reason))),
+            ..Default::default()
+        })
+        .collect();
+    for changes in changes.chunks(ROWS_PER_STATEMENT) {
+        change::Entity::insert_many(changes.to_vec()).exec_without_returning(tx).await?;
+    }
+    Ok(())
+}
+
+/// Dead letters were applied after all, by the transaction that this is said in.
+///
+/// # Errors
+/// The database.
+pub async fn applied(tx: &DatabaseTransaction, replays: &[Replay]) -> Result<(), DbErr> {
+    let mut by_number = BTreeMap::<i32, BTreeSet<i64>>::new();
+    for replay in replays {
+        by_number.entry(replay.number).or_default().insert(replay.dead_letter_id);
+    }
+    if by_number.is_empty() {
+        return Ok(());
+    }
+    lock(tx, letter::Column::Id.is_in(replays.iter().map(|replay| replay.dead_letter_id))).await?;
+    let now = Utc::now();
+    for (number, ids) in by_number {
+        letter::Entity::update_many()
+            .col_expr(letter::Column::State, Expr::value(State::Applied.as_str()))
+            .col_expr(letter::Column::Replays, at_least(number))
+            .col_expr(letter::Column::AppliedAt, Expr::value(now))
+            .col_expr(letter::Column::UpdatedAt, Expr::value(now))
+            .filter(letter::Column::Id.is_in(ids))
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Removes what was applied or dropped before `until`; how many it were.
+///
+/// # Errors
+/// The database.
+pub async fn prune(db: &DatabaseConnection, until: DateTime<Utc>) -> Result<u64, DbErr> {
+    let mut pruned = 0;
+    loop {
+        let old = Query::select()
+            .column(letter::Column::Id)
+            .from(letter::Entity)
+            .and_where(letter::Column::State.is_in([State::Applied, State::Dropped].map(State::as_str)))
+            .and_where(letter::Column::UpdatedAt.lt(until))
+            .limit(PRUNED_AT_ONCE)
+            .to_owned();
+        let removed = letter::Entity::delete_many().filter(letter::Column::Id.in_subquery(old)).exec(db).await?;
+        pruned += removed.rows_affected;
+        if removed.rows_affected < PRUNED_AT_ONCE {
+            return Ok(pruned);
+        }
+    }
+}
+
+/// `replays`, raised to `number`.
+fn at_least(number: i32) -> Expr {
+    let known = letter::Column::Replays;
+    CaseStatement::new().case(known.lt(number), Expr::value(number)).finally(Expr::col(known)).into()
+}
+
+/// A message, and how it died.
+struct Died<'a> {
+    message_id: String,
+    worker: WorkerName,
+    message: &'a Message,
+    death: Death,
+    headers: String,
+}
+
+impl<'a> Died<'a> {
+    fn of(removed: &'a Removed) -> Self {
+        let Removed { worker, message, death, headers } = removed;
+        let unexplained = || Death {
+            kind: DeadKind::Permanent,
+            cause: OTHER.to_owned(),
+            host: String::new(),
+            at: message.received_at,
+        };
+        Self {
+            message_id: message.id.to_string(),
+            worker: *worker,
+            message,
+            death: death.clone().unwrap_or_else(unexplained),
+            headers: Value::from(headers.clone()).to_string(),
+        }
+    }
+
+    /// Its row, if it has one. A replay has the id of the message that died.
+    fn row<'k>(&self, known: &'k AllKnown) -> Option<&'k Known> {
+        known.get(&self.message_id)
+    }
+
+    fn replay(&self) -> i32 {
+        self.message.replay.map_or(0, |replay| replay.number)
+    }
+
+    fn error(&self) -> String {
+        without_nul(self.message.last_error.as_deref().unwrap_or(UNEXPLAINED))
+    }
+
+    fn host(&self) -> Option<String> {
+        Some(without_nul(&self.death.host)).filter(|host| !host.is_empty())
+    }
+
+    fn attempts(&self) -> i32 {
+        self.message.attempt.try_into().unwrap_or(i32::MAX)
+    }
+
+    fn letter(&self, state: State) -> letter::ActiveModel {
+        let Message { event, event_id, source, room_id, received_at, traceparent, first_failed_at, body, .. } =
+            self.message;
+        let now = Utc::now();
+        letter::ActiveModel {
+            message_id: Set(self.message_id.clone()),
+            worker: Set(self.worker.as_str().into()),
+            event: Set(without_nul(event)),
+            event_id: Set(event_id.as_deref().map(without_nul)),
+            source: Set(without_nul(source)),
+            room_id: Set(room_id.as_deref().map(without_nul)),
+            user_id: Set(webhook::person(body).as_deref().map(without_nul)),
+            traceparent: Set(traceparent.as_deref().map(without_nul)),
+            received_at: Set(*received_at),
+            state: Set(state.as_str().into()),
+            kind: Set(self.death.kind.as_str().into()),
+            cause: Set(without_nul(&self.death.cause)),
+            error: Set(self.error()),
+            attempts: Set(self.attempts()),
+            host: Set(self.host()),
+            first_failed_at: Set(first_failed_at.unwrap_or(self.death.at)),
+            last_failed_at: Set(self.death.at),
+            replays: Set(self.replay()),
+            created_at: Set(now),
+            updated_at: Set(now),
+            headers: Set(self.headers.clone()),
+            body: Set(body.to_vec()),
+            ..Default::default()
+        }
+    }
+
+    fn failure(&self, dead_letter_id: i64) -> failure::ActiveModel {
+        failure::ActiveModel {
+            dead_letter_id: Set(dead_letter_id),
+            failed_at: Set(self.death.at),
+            replay: Set(self.replay()),
+            kind: Set(self.death.kind.as_str().into()),
+            cause: Set(without_nul(&self.death.cause)),
+            error: Set(self.error()),
+            attempts: Set(self.attempts()),
+            host: Set(self.host()),
+        }
+    }
+
+    /// The row after this failure, which it did not know of. What somebody has dropped stays dropped, what was applied stays
+    /// applied, and what is on its way once more stays so.
+    async fn update(&self, tx: &DatabaseTransaction, row: &Known) -> Result<(), DbErr> {
+        let number = self.replay();
+        let is_latest = number >= row.replays;
+        if !is_latest {
+            return Ok(());
+        }
+        let died_again = row.state == State::Replaying.as_str();
+        let state = if died_again { State::Dead.as_str() } else { &row.state };
+        let failed = letter::ActiveModel {
+            state: Set(state.to_owned()),
+            kind: Set(self.death.kind.as_str().into()),
+            cause: Set(without_nul(&self.death.cause)),
+            error: Set(self.error()),
+            attempts: Set(self.attempts()),
+            host: Set(self.host()),
+            last_failed_at: Set(self.death.at),
+            replays: Set(number),
+            updated_at: Set(Utc::now()),
+            ..Default::default()
+        };
+        letter::Entity::update_many().set(failed).filter(letter::Column::Id.eq(row.id)).exec(tx).await.map(|_| ())
+    }
+}
+
+/// The rows that are there already, by the message's id.
+type AllKnown = BTreeMap<String, Known>;
+
+/// The rows of these messages, locked.
+async fn known(tx: &DatabaseTransaction, dead: &[Died<'_>]) -> Result<AllKnown, DbErr> {
+    lock(tx, letter::Column::MessageId.is_in(dead.iter().map(|died| died.message_id.clone()))).await
+}
+
+/// In order of their ids, so that two transactions cannot wait for each other.
+async fn lock(tx: &DatabaseTransaction, which: Expr) -> Result<AllKnown, DbErr> {
+    let mut select = letter::Entity::find()
+        .select_only()
+        .columns([letter::Column::Id, letter::Column::MessageId, letter::Column::State, letter::Column::Replays])
+        .filter(which)
+        .order_by_asc(letter::Column::Id);
+    if tx.get_database_backend() == DbBackend::Postgres {
+        select = select.lock(LockType::NoKeyUpdate);
+    }
+    let rows: Vec<(i64, String, String, i32)> = select.into_tuple().all(tx).await?;
+    Ok(rows.into_iter().map(|(id, message_id, state, replays)| (message_id, Known { id, state, replays })).collect())
+}
+
+async fn insert(tx: &DatabaseTransaction, rows: Vec<letter::ActiveModel>) -> Result<(), DbErr> {
+    for rows in rows.chunks(ROWS_PER_STATEMENT) {
+        // Another process may be at the same message: then this transaction waits for its commit.
+        let unless_there = OnConflict::column(letter::Column::MessageId).do_nothing().to_owned();
+        letter::Entity::insert_many(rows.to_vec()).on_conflict(unless_there).exec_without_returning(tx).await?;
+    }
+    Ok(())
+}
+
+/// The failures that these rows have.
+async fn failures(
+    tx: &DatabaseTransaction,
+    ids: impl Iterator<Item = i64>,
+) -> Result<BTreeSet<(i64, DateTime<Utc>)>, DbErr> {
+    let found: Vec<(i64, DateTime<Utc>)> = failure::Entity::find()
+        .select_only()
+        .columns([failure::Column::DeadLetterId, failure::Column::FailedAt])
+        .filter(failure::Column::DeadLetterId.is_in(ids))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    Ok(found.into_iter().collect())
+}
+
+/// PostgreSQL's texts have none.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "")
+}
