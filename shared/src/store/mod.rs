@@ -1,6 +1,7 @@
 //! The database that integrators read: connecting to it, its tables ([`entity`]), and what its errors mean.
 
 pub mod entity;
+mod transaction;
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, Error as SqlxError, PgConnection};
 use tokio::time::timeout;
 
+pub use self::transaction::{Failed, in_time, transaction};
 use crate::config::SecretUrl;
 
 /// How long to wait for a connection, from the pool or to the server, before the database counts as unreachable.
