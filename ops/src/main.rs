@@ -2,10 +2,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod confirm;
 mod demo;
 mod migrate;
 mod output;
 mod send;
+mod time;
 mod up;
 
 use std::path::PathBuf;

@@ -1,10 +1,9 @@
 //! `rollcall migrate`: brings the database's tables to this version, or back.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use rollcall_migrations::{Migrator, MigratorTrait};
 use rollcall_shared::config::{SecretUrl, Settings};
@@ -15,7 +14,7 @@ use rollcall_shared::store::entity::{
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityName, Statement};
 
-use crate::output;
+use crate::{confirm, output};
 
 /// The key of the PostgreSQL advisory lock that one migration at a time holds: "rollcall" in ASCII.
 const LOCK: i64 = i64::from_be_bytes(*b"rollcall");
@@ -66,8 +65,8 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
         }
         Action::Down { steps, yes } => {
             let db = connect(&url).await?;
-            if !yes && !may_be_lost(&rows(&db).await?)? {
-                bail!("nothing was changed");
+            if !yes {
+                may_be_lost(&rows(&db).await?)?;
             }
             for name in down(&db, steps).await? {
                 output::print(format_args!("took back {name}"))?;
@@ -170,22 +169,13 @@ async fn rows(db: &DatabaseConnection) -> Result<Vec<(String, i64)>> {
     Ok(rows)
 }
 
-/// Asks whether these rows may be lost.
-fn may_be_lost(rows: &[(String, i64)]) -> Result<bool> {
+/// Asks whether these rows may be lost, if there are any.
+fn may_be_lost(rows: &[(String, i64)]) -> Result<()> {
     if rows.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
     let list: Vec<String> = rows.iter().map(|(table, count)| format!("{table} ({count})")).collect();
-    let list = list.join(", ");
-    if !io::stdin().is_terminal() {
-        bail!("these tables hold rows that may be lost: {list}. Pass --yes to go on");
-    }
-    let mut terminal = io::stderr().lock();
-    write!(terminal, "These tables hold rows that may be lost: {list}.\nGo on? [y/N] ")?;
-    terminal.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    confirm::or_stop(&format!("These tables hold rows that may be lost: {}.", list.join(", ")))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use crate::output;
+use crate::{output, time};
 
 /// Sign one webhook and post it, as a PlugNMeet server would.
 ///
@@ -110,7 +110,7 @@ struct Fields {
     #[arg(long, value_name = "SID")]
     connection: Option<String>,
     /// When the connection began. [default: now for a join; not told for a leave]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     joined_at: Option<DateTime<Utc>>,
     /// Why a connection ended.
     #[arg(long, default_value = "CLIENT_INITIATED")]
@@ -118,15 +118,9 @@ struct Fields {
     /// The recording, or the artifact. [default: the session, and -1]
     #[arg(long, value_name = "ID")]
     record: Option<String>,
-    /// When it happened: RFC 3339 (2026-11-22T09:00:00Z) or Unix seconds. [default: now]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// When it happened: RFC 3339 (2026-11-22T09:00:00Z), Unix seconds, or how long ago (2h). [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     at: Option<DateTime<Utc>>,
-}
-
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
-    let seconds = text.parse().ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
-    let rfc3339 = || DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc());
-    seconds.or_else(rfc3339).ok_or_else(|| "neither RFC 3339 nor Unix seconds".to_owned())
 }
 
 pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
