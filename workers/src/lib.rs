@@ -4,6 +4,7 @@
 //! - [`attendance`], [`rooms`], [`recordings`]: the three, a rule each;
 //! - `sessions` and `presence`: which session an event belongs to, and who was there for how long; attendance and rooms
 //!   both derive from them;
+//! - [`rebuild`]: everybody's rows derived again;
 //! - [`runner`]: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
 //! - [`program`]: one of them from its settings to its end;
 //! - `sql`, `transaction`: small pieces of SQL; all or nothing, again at once where another transaction was in the way.
@@ -13,6 +14,7 @@
 pub mod attendance;
 mod presence;
 pub mod program;
+pub mod rebuild;
 pub mod recordings;
 pub mod rooms;
 pub mod runner;
