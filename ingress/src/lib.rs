@@ -7,7 +7,7 @@
 //! - `connection` reads its request and closes on who is too slow;
 //! - [`webhook`] decides about it, from the path to the queue;
 //! - `answer` is what its sender is told;
-//! - `metrics` counts it.
+//! - `metrics` counts it, and [`rejections`] keeps the last that were refused.
 //!
 //! This crate knows no database, no files and no rule: what an event means is for the workers.
 
@@ -17,6 +17,7 @@ mod answer;
 mod connection;
 mod metrics;
 pub mod program;
+pub mod rejections;
 pub mod server;
 pub mod webhook;
 

@@ -39,7 +39,9 @@ async fn main() -> anyhow::Result<()> {
 
     let drained = CancellationToken::new();
     let (address, admin_address) = (ingress.address(), admin.local_addr()?);
-    let admin = tokio::spawn(admin.serve(readiness(publisher.clone(), stop.clone()), drained.clone()));
+    let admin = tokio::spawn(
+        admin.with(ingress.rejections()).serve(readiness(publisher.clone(), stop.clone()), drained.clone()),
+    );
     info!(%address, %admin_address, paths = ?settings.ingress.paths, "The ingress takes webhooks.");
     ingress.run(&settings, &publisher, stop).await;
     drained.cancel();

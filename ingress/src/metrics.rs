@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use rollcall_shared::signature::Rejection;
 
 use crate::answer::Answer;
 
@@ -32,7 +31,10 @@ const KNOWN_UNWANTED: [&str; 8] = [
 /// Tells the recorder what the metrics mean; after it was installed.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests answered, by result. A request whose sender went away first is in none.");
-    describe_counter!(REJECTIONS, "Signatures refused, by reason.");
+    describe_counter!(
+        REJECTIONS,
+        "Requests refused, by reason; what requests_total calls anything but accepted or ignored."
+    );
     describe_counter!(IGNORED, "Signed events that no worker wants, by event.");
     describe_counter!(BODY_BYTES, Unit::Bytes, "Bodies of accepted events.");
     describe_histogram!(
@@ -48,8 +50,8 @@ pub(crate) fn answered(answer: Answer) {
     counter!(REQUESTS, "result" => answer.label()).increment(1);
 }
 
-pub(crate) fn rejected(rejection: Rejection) {
-    counter!(REJECTIONS, "reason" => rejection.label()).increment(1);
+pub(crate) fn rejected(reason: &'static str) {
+    counter!(REJECTIONS, "reason" => reason).increment(1);
 }
 
 pub(crate) fn ignored(event: &str) {

@@ -1,17 +1,20 @@
 //! The ingress from its settings to its end: what `rollcall-ingress` runs, and `rollcall up` beside the workers.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use rollcall_shared::config::Settings;
 use rollcall_shared::queue::Publisher;
 use rollcall_shared::signature::Verifier;
+use rollcall_shared::telemetry::admin::Page;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::Timeouts;
+use crate::rejections::LastRejections;
 use crate::server::Server;
 use crate::webhook::Webhooks;
 
@@ -22,6 +25,7 @@ const OTHER_FILES: usize = 100;
 pub struct Ingress {
     listener: TcpListener,
     address: SocketAddr,
+    rejections: Arc<LastRejections>,
 }
 
 impl Ingress {
@@ -35,7 +39,7 @@ impl Ingress {
             format!("cannot listen on {address} (ingress.address): does another Rollcall run there?")
         })?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, rejections: Arc::default() })
     }
 
     /// Where it listens.
@@ -43,11 +47,16 @@ impl Ingress {
         self.address
     }
 
+    /// For its admin address: the requests that it refused last.
+    pub fn rejections(&self) -> Page {
+        self.rejections.page()
+    }
+
     /// Takes webhooks in until `stop`; when this returns, everything that was accepted is durable.
     pub async fn run(self, settings: &Settings, publisher: &Publisher, stop: CancellationToken) {
         let verifier = Verifier::new(settings.server_keys());
         let timeouts = Timeouts::default();
-        let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), timeouts.body);
+        let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), self.rejections, timeouts.body);
         let server = Server::new(webhooks, timeouts, connection_limit(settings.ingress.max_connections));
         server.run(self.listener, stop, settings.ingress.drain_timeout).await;
         publisher.close().await;

@@ -1,6 +1,7 @@
 //! The one thing that a request can ask for, top to bottom: path, method, body, signature, event, queue, answer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::answer::Answer;
 use crate::metrics;
+use crate::rejections::LastRejections;
 
 const HASH_TOKEN: HeaderName = HeaderName::from_static("hash-token");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -37,12 +39,13 @@ pub struct Webhooks {
     paths: Vec<String>,
     verifier: Verifier,
     publisher: Publisher,
+    rejections: Arc<LastRejections>,
     max_body_bytes: usize,
     body_timeout: Duration,
     publish_timeout: Duration,
 }
 
-/// Why a webhook is not taken in. For the log; a sender is told an [`Answer`].
+/// Why a webhook is not taken in. For the log, the metrics and the page of rejections; a sender is told an [`Answer`].
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("no webhooks are taken at this path")]
@@ -77,6 +80,30 @@ impl Refusal {
         }
     }
 
+    /// A short stable word for metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Path => "wrong_path",
+            Self::Method => "wrong_method",
+            Self::TooSlow => "body_too_slow",
+            Self::TooLong => "body_too_long",
+            Self::CutOff(_) => "body_cut_off",
+            Self::Signature(rejection) => rejection.label(),
+            Self::Body(error) if error.is_data() => "no_event",
+            Self::Body(_) => "not_json",
+            Self::Queue => "unavailable",
+        }
+    }
+
+    /// Whether an operator may want to see it among the last ones.
+    ///
+    /// The whole internet asks for paths that are not here, and would push out everything else within the hour. But a
+    /// server that is set to post to a wrong path, or behind a redirect that makes a GET of its POST, sends the header
+    /// that only a webhook has.
+    fn is_kept(&self, head: &Parts) -> bool {
+        !matches!(self, Self::Path | Self::Method) || head.headers.contains_key(HASH_TOKEN)
+    }
+
     fn log(&self, head: &Parts, peer: SocketAddr) {
         let path = head.uri.path();
         match self {
@@ -90,33 +117,47 @@ impl Refusal {
 }
 
 impl Webhooks {
-    /// Takes webhooks in at the paths and within the limits of `[ingress]`; a body has `body_timeout` to arrive.
-    pub fn new(settings: &config::Ingress, verifier: Verifier, publisher: Publisher, body_timeout: Duration) -> Self {
+    /// Takes webhooks in at the paths and within the limits of `[ingress]`; a body has `body_timeout` to arrive. What is
+    /// refused goes to `rejections`.
+    pub fn new(
+        settings: &config::Ingress,
+        verifier: Verifier,
+        publisher: Publisher,
+        rejections: Arc<LastRejections>,
+        body_timeout: Duration,
+    ) -> Self {
         Self {
             paths: settings.paths.iter().map(|path| without_slash(path).to_owned()).collect(),
             verifier,
             publisher,
+            rejections,
             max_body_bytes: settings.max_body_bytes,
             body_timeout,
             publish_timeout: settings.confirm_timeout + DISK_TIMEOUT,
         }
     }
 
-    /// Does what a request asks for, and says what to tell its sender. `peer` is for the log.
+    /// Does what a request asks for, and says what to tell its sender. `peer` is for the log and the page of rejections.
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         let (head, body) = request.into_parts();
-        let answer = self.take_in(&head, body).await.unwrap_or_else(|refusal| {
+        let mut size = body.size_hint().lower();
+        let answer = self.take_in(&head, body, &mut size).await.unwrap_or_else(|refusal| {
             refusal.log(&head, peer);
+            metrics::rejected(refusal.reason());
+            if refusal.is_kept(&head) {
+                self.rejections.keep(refusal.reason(), peer, size);
+            }
             refusal.answer()
         });
         metrics::answered(answer);
         answer
     }
 
-    async fn take_in(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+    /// `size` is the body's as its sender announced it, and grows where more than that is read.
+    async fn take_in(&self, head: &Parts, body: Incoming, size: &mut u64) -> Result<Answer, Refusal> {
         let route = self.check_route(head);
         // Even for the wrong path the body is read: what is left of one would cost the sender its connection.
-        let body = self.read(body).await?;
+        let body = self.read(body, size).await?;
         route?;
         let source = self.verify(&head.headers, &body)?;
         let routing = Routing::read(&body)?;
@@ -148,16 +189,14 @@ impl Webhooks {
         Ok(())
     }
 
-    async fn read(&self, body: Incoming) -> Result<Bytes, Refusal> {
-        timeout(self.body_timeout, collect(body, self.max_body_bytes)).await.map_err(|_| Refusal::TooSlow)?
+    async fn read(&self, body: Incoming, size: &mut u64) -> Result<Bytes, Refusal> {
+        timeout(self.body_timeout, collect(body, self.max_body_bytes, size)).await.map_err(|_| Refusal::TooSlow)?
     }
 
     /// The name of the server that signed the body.
     fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<&str, Rejection> {
         let header = |name| headers.get(name).map(HeaderValue::as_bytes);
-        self.verifier
-            .verify(header(HASH_TOKEN), header(AUTHORIZATION), body, Utc::now().timestamp())
-            .inspect_err(|rejection| metrics::rejected(*rejection))
+        self.verifier.verify(header(HASH_TOKEN), header(AUTHORIZATION), body, Utc::now().timestamp())
     }
 
     async fn publish(&self, message: Message) -> Result<(), PublishError> {
@@ -168,9 +207,9 @@ impl Webhooks {
     }
 }
 
-/// Reads a body of up to `limit` bytes. A short one arrives in one piece with its headers and is not copied.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+/// Reads a body of up to `limit` bytes; `size`, what was announced, grows where more than that is read. A short body arrives in one piece with its headers and is not copied.
+async fn collect(mut body: Incoming, limit: usize, size: &mut u64) -> Result<Bytes, Refusal> {
+    let announced = usize::try_from(*size).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(Refusal::TooLong);
     }
@@ -178,6 +217,7 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
     while let Some(frame) = body.frame().await {
         // What is not data is trailers, of no interest here.
         let Ok(piece) = frame?.into_data() else { continue };
+        *size = (*size).max((whole.len() + piece.len()) as u64);
         if whole.is_empty() && body.is_end_stream() {
             return Ok(piece);
         }

@@ -5,9 +5,11 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rollcall_ingress::Timeouts;
+use rollcall_ingress::rejections::LastRejections;
 use rollcall_ingress::server::Server;
 use rollcall_ingress::webhook::Webhooks;
 use rollcall_shared::config::{self, Ingress, SecretUrl, Spool};
@@ -28,6 +30,7 @@ struct Running {
     address: SocketAddr,
     shutdown: CancellationToken,
     ended: JoinHandle<()>,
+    rejections: Arc<LastRejections>,
     /// Where its spool is.
     _data: TempDir,
 }
@@ -44,17 +47,25 @@ impl Running {
         let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
         let queue = config::Queue { url: SecretUrl::parse(&no_broker().await).unwrap(), prefix: "test".into() };
         let publisher = Queue::open(&queue, "test").unwrap().publisher(&settings).await.unwrap();
-        let webhooks = Webhooks::new(&settings, Verifier::new([keys]), publisher, timeouts.body);
+        let (verifier, rejections) = (Verifier::new([keys]), Arc::<LastRejections>::default());
+        let webhooks = Webhooks::new(&settings, verifier, publisher, rejections.clone(), timeouts.body);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let server = Server::new(webhooks, timeouts, max_connections);
         let ended = tokio::spawn(server.run(listener, shutdown.clone(), Duration::from_secs(5)));
-        Self { address, shutdown, ended, _data: data }
+        Self { address, shutdown, ended, rejections, _data: data }
     }
 
     async fn patient() -> Self {
         Self::start(Timeouts::default(), 100).await
+    }
+
+    /// Why the requests that it keeps were refused and how long their bodies were, the first one first.
+    fn rejections(&self) -> Vec<(String, u64)> {
+        let list = self.rejections.list();
+        assert_eq!(list.total, list.rejections.len() as u64);
+        list.rejections.into_iter().rev().map(|rejected| (rejected.reason.into_owned(), rejected.size)).collect()
     }
 
     async fn connect(&self) -> Sender {
@@ -101,6 +112,59 @@ async fn each_request_has_its_answer_and_the_connection_stays() {
             assert_eq!(response.body, body, "{what}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_kept_with_its_reason_and_its_size() {
+    let timeouts = Timeouts { body: SHORT, linger: SHORT, ..Timeouts::default() };
+    // The broker is away, and there is no room on disk.
+    let ingress = Running::start_with(timeouts, 100, 1).await;
+    let posted = |hash_token: &str, body: &str| request("POST", PATH, &[("Hash-Token", hash_token)], body);
+    let chunked = |length: &str, chunk: &str| {
+        let token = token(chunk);
+        format!(
+            "POST {PATH} HTTP/1.1\r\nHost: x\r\nHash-Token: {token}\r\nTransfer-Encoding: chunked\r\n\r\n{length}\r\n{chunk}\r\n"
+        )
+    };
+    let cut_off = |request: String| request[..request.len() - 5].to_owned();
+    let size = UNWANTED.len() as u64;
+    let mut expected = Vec::new();
+    for (request, status, kept) in [
+        (webhook(UNWANTED), 200, None),
+        (request("POST", PATH, &[], UNWANTED), 403, Some(("missing", size))),
+        (posted("x", UNWANTED), 403, Some(("malformed", size))),
+        (posted(&"0".repeat(64), "not json"), 403, Some(("wrong_secret", 8))),
+        (posted(&token(WANTED), UNWANTED), 403, Some(("other_body", size))),
+        (webhook("not json"), 400, Some(("not_json", 8))),
+        (chunked("8", "not json") + "0\r\n\r\n", 400, Some(("not_json", 8))),
+        (webhook(r#"{"id":"1"}"#), 400, Some(("no_event", 10))),
+        (webhook(WANTED), 503, Some(("unavailable", WANTED.len() as u64))),
+        // What the internet asks for is not kept; a webhook that has lost its way is.
+        (request("GET", "/.env", &[], ""), 404, None),
+        (request("GET", PATH, &[], ""), 405, None),
+        (request("POST", "/wrong", &[("Hash-Token", &token(UNWANTED))], UNWANTED), 404, Some(("wrong_path", size))),
+        (request("GET", PATH, &[("Hash-Token", &token(""))], ""), 405, Some(("wrong_method", 0))),
+        (webhook(&"x".repeat(MAX_BODY + 1)), 413, Some(("body_too_long", MAX_BODY as u64 + 1))),
+        (cut_off(webhook(UNWANTED)), 408, Some(("body_too_slow", size))),
+        (chunked("8", "not json"), 408, Some(("body_too_slow", 8))),
+        (chunked("no length", "x"), 400, Some(("body_cut_off", 0))),
+    ] {
+        let response = ingress.connect().await.ask(&request).await;
+        assert_eq!(response.status, status, "{request}: {response:?}");
+        expected.extend(kept.map(|(reason, size)| (reason.to_owned(), size)));
+        assert_eq!(ingress.rejections(), expected, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_goes_away_in_its_body_is_kept_too() {
+    let ingress = Running::patient().await;
+    let mut sender = ingress.connect().await;
+    let request = webhook(UNWANTED);
+    sender.send(&request[..request.len() - 5]).await;
+    sender.end().await;
+    assert_eq!(sender.response().await.status, 400);
+    assert_eq!(ingress.rejections(), [("body_cut_off".to_owned(), UNWANTED.len() as u64)]);
 }
 
 #[tokio::test]

@@ -8,12 +8,16 @@ use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rollcall_shared::telemetry::rejections::Rejections;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{KEY, SECRET, Sender, UNWANTED, WANTED, no_broker, request, webhook};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, timeout};
+
+/// How many of the requests that were refused are shown.
+const KEPT: usize = 100;
 
 struct Program {
     child: Child,
@@ -110,6 +114,42 @@ async fn the_admin_address_shows_how_it_is() {
     ] {
         assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_refused_requests_is_counted_and_the_last_are_shown() {
+    let program = Program::start().await;
+    let mut sender = Sender::connect(program.address).await;
+    let mut ask = async |request: String, status| assert_eq!(sender.ask(request).await.status, status);
+    ask(webhook("not json"), 400).await;
+    for _ in 0..KEPT + 20 {
+        ask(request("POST", support::PATH, &[], UNWANTED), 403).await;
+    }
+    let forged = request("POST", support::PATH, &[("Hash-Token", &"0".repeat(64))], WANTED);
+    ask(forged, 403).await;
+    // None of these pushes another out.
+    for _ in 0..KEPT {
+        ask(request("GET", "/.env", &[], ""), 404).await;
+    }
+
+    let page = program.admin("/rejections").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("application/json")), "{page:?}");
+    assert!(!page.body.contains("track_published") && !page.body.contains(".env"), "{page:?}");
+    let shown: Rejections = serde_json::from_str(&page.body).unwrap();
+    assert_eq!((shown.total, shown.rejections.len()), (KEPT as u64 + 22, KEPT));
+    let newest = &shown.rejections[0];
+    assert_eq!((newest.reason.as_ref(), newest.size), ("wrong_secret", WANTED.len() as u64));
+    assert_eq!(newest.address, sender.address());
+    assert!((chrono::Utc::now() - newest.at).num_seconds() < 60, "{newest:?}");
+    assert!(shown.rejections[1..].iter().all(|rejected| rejected.reason == "missing"));
+    assert!(shown.rejections.is_sorted_by(|newer, older| newer.at >= older.at));
+
+    let metrics = program.admin("/metrics").await.body;
+    for (reason, count) in [("not_json", 1), ("missing", KEPT + 20), ("wrong_secret", 1), ("wrong_path", KEPT)] {
+        let line = format!(r#"rollcall_ingress_rejections_total{{reason="{reason}"}} {count}"#);
+        assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(program.admin("/").await.body, "there are /healthz, /readyz, /metrics, /rejections\n");
 }
 
 #[tokio::test]

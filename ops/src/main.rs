@@ -2,10 +2,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod attendance;
 mod confirm;
 mod demo;
 mod migrate;
 mod output;
+mod progress;
 mod send;
 mod time;
 mod up;
@@ -35,6 +37,7 @@ enum Command {
     Up(up::Args),
     Migrate(migrate::Args),
     Send(Box<send::Args>),
+    Attendance(attendance::Args),
     Demo(demo::Args),
 }
 
@@ -46,6 +49,7 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Up(args) => up::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
+        Command::Attendance(args) => attendance::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
         Command::Demo(args) => demo::run(args).await,
     };

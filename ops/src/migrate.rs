@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use rollcall_migrations::{Migrator, MigratorTrait};
 use rollcall_shared::config::{SecretUrl, Settings};
@@ -118,6 +118,19 @@ async fn status(db: &DatabaseConnection) -> Result<ExitCode> {
 
 async fn connect(url: &SecretUrl) -> Result<DatabaseConnection> {
     store::connect(url, 1).await.with_context(|| format!("cannot connect to the database {url}"))
+}
+
+/// The database at `url`, for a command that works on its tables.
+///
+/// # Errors
+/// It cannot be reached, or its tables are not of this version.
+pub(crate) async fn migrated(url: &SecretUrl) -> Result<DatabaseConnection> {
+    let db = connect(url).await?;
+    let pending = Migrator::get_pending_migrations_read_only(&db).await.map_err(|error| unreadable(url, error))?;
+    if !pending.is_empty() {
+        bail!("the database {url} is not migrated ({} to go): run `rollcall migrate`", pending.len());
+    }
+    Ok(db)
 }
 
 /// One transaction for everything, which only one process at a time can have: sea-orm takes no lock of its own, so two

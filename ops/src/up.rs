@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     // Addresses first: if another one runs here, nothing was touched.
     let ingress = if args.has(Part::Ingress) { Some(Ingress::bind(&settings).await?) } else { None };
-    let admin = admin(&settings, ingress.is_some()).await?;
+    let admin = admin(&settings, ingress.as_ref()).await?;
     rollcall_ingress::describe_metrics();
 
     let queue = Queue::open(&settings.queue, "rollcall up")?;
@@ -106,15 +106,19 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
 }
 
 /// The ingress's admin address, or for workers alone theirs, so that both can run on one machine.
-async fn admin(settings: &Settings, has_ingress: bool) -> Result<Option<Admin>> {
-    let (name, address) = if has_ingress {
+async fn admin(settings: &Settings, ingress: Option<&Ingress>) -> Result<Option<Admin>> {
+    let (name, address) = if ingress.is_some() {
         ("ingress.admin_address", Some(settings.ingress.admin_address))
     } else {
         ("workers.admin_address", settings.workers.admin_address)
     };
     let Some(address) = address else { return Ok(None) };
     let admin = Admin::bind(address).await;
-    admin.map(Some).with_context(|| format!("setting {name} cannot be used: does another Rollcall run there?"))
+    let admin = admin.with_context(|| format!("setting {name} cannot be used: does another Rollcall run there?"))?;
+    Ok(Some(match ingress {
+        Some(ingress) => admin.with(ingress.rejections()),
+        None => admin,
+    }))
 }
 
 /// Runs the workers, as soon as the database is there; meanwhile the ingress takes webhooks.

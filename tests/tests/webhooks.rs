@@ -15,6 +15,7 @@ use reqwest::Client;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::signature::{ServerKeys, Verifier, sign_hmac, sign_token};
 use rollcall_shared::store::entity::{course_live_session, live_session_user};
+use rollcall_shared::telemetry::rejections::Rejections;
 use rollcall_tests::broker::{self, Queued, drained};
 use rollcall_tests::eventually;
 use rollcall_tests::fixtures::{self, Request};
@@ -361,6 +362,22 @@ async fn an_id_that_is_none_keeps_no_event_out() {
         for (name, value) in message.headers {
             assert!(value.len() < 100, "{name} travels beside the body although it is long");
         }
+    }
+}
+
+#[tokio::test]
+async fn whoever_takes_webhooks_shows_those_that_were_refused() {
+    let (on_servers, on_files) = (Installation::new().await, Installation::on_files().await);
+    for ingress in [on_servers.ingress().await, on_files.up().await] {
+        let door = Door::new(ingress.address);
+        assert_eq!(door.post_token(&token("key", "secret", WANTED.as_bytes()), WANTED).await.0, 200);
+        assert_eq!(door.post_token(&token("key", "hunter2", WANTED.as_bytes()), WANTED).await.0, 403);
+        assert_eq!(door.post_token(&token("key", "secret", b"not JSON"), "not JSON").await.0, 400);
+        let page = reqwest::get(format!("http://{}/rejections", ingress.admin)).await.unwrap().text().await.unwrap();
+        let Rejections { total, rejections } = serde_json::from_str(&page).unwrap();
+        let shown: Vec<_> = rejections.iter().map(|it| (it.reason.as_ref(), it.size)).collect();
+        assert_eq!((total, shown), (2, vec![("not_json", 8), ("wrong_secret", WANTED.len() as u64)]));
+        assert!(["hunter2", "not JSON", "EV_1"].iter().all(|text| !page.contains(text)), "{page}");
     }
 }
 

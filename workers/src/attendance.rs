@@ -43,7 +43,8 @@ impl Attendance {
                 learned.save(tx, session).await?;
             }
         }
-        presence::derive(tx, &sessions, batch.people).await
+        presence::derive(tx, &sessions, batch.people).await?;
+        Ok(())
     }
 }
 

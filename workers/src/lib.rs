@@ -7,6 +7,7 @@
 //! - `dead_letters`: what died, out of the queue into the database;
 //! - `runner`: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
 //! - `heartbeat`: how a worker is doing, told to the database, and whether it shall rest;
+//! - [`rebuild`]: everybody's rows derived again;
 //! - [`program`]: one of them from its settings to its end;
 //! - `cause`: what dead letters are grouped by;
 //! - `sql`, `transaction`: small pieces of SQL; all or nothing, again at once where another transaction was in the way.
@@ -19,6 +20,7 @@ mod dead_letters;
 mod heartbeat;
 mod presence;
 pub mod program;
+pub mod rebuild;
 pub mod recordings;
 pub mod rooms;
 mod runner;

@@ -12,7 +12,8 @@ use rollcall_shared::store::entity::{
 };
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DatabaseTransaction, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    ActiveModelTrait as _, ActiveValue::NotSet, ActiveValue::Set, ColumnTrait as _, DatabaseTransaction,
+    EntityTrait as _, IntoActiveModel as _, QueryFilter as _, QueryOrder as _,
 };
 
 use crate::sql::{ROWS_PER_STATEMENT, among};
@@ -44,30 +45,35 @@ impl Said {
 /// One person in one session.
 pub(crate) type Person = (i64, String);
 
-/// Derives the rows of these people, whose sessions are locked.
+/// Derives the rows of these people, whose sessions are locked; how many of them changed. One that does not stays untouched.
 pub(crate) async fn derive(
     tx: &DatabaseTransaction,
     sessions: &BTreeMap<i64, session::Model>,
     people: BTreeMap<Person, Said>,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let starts = starts(tx, sessions.keys().copied()).await?;
     let people: Vec<(Person, Said)> = people.into_iter().collect();
+    let mut changed = 0;
     for people in people.chunks(ROWS_PER_STATEMENT) {
         let keys = || people.iter().map(|(person, _)| person.clone());
         let mut intervals = intervals(tx, keys()).await?;
         let known = known(tx, keys()).await?;
         let staff = staff(tx, sessions, keys()).await?;
-        let rows = people.iter().map(|(person, said)| {
+        let rows = people.iter().filter_map(|(person, said)| {
             let session = &sessions[&person.0];
             let starts = starts.get(&person.0).map_or(&[][..], Vec::as_slice);
             let attendance = attend(intervals.remove(person).unwrap_or_default(), starts, session.ended_at);
-            let said = known.get(person).map_or_else(|| said.clone(), |known| said.clone().merge(known));
+            let known = known.get(person);
+            let said = known.map_or_else(|| said.clone(), |known| said.clone().merge(known));
             let moderates = said.is_admin || staff.contains(person);
-            row(person, attendance, said, moderates)
+            let row = row(person, attendance, said, moderates, known);
+            (known != Some(&row)).then_some(row)
         });
-        save(tx, rows.collect()).await?;
+        let rows: Vec<_> = rows.collect();
+        changed += rows.len() as u64;
+        save(tx, rows).await?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Derives the rows of everybody in these locked sessions.
@@ -78,7 +84,8 @@ pub(crate) async fn derive_all(
     let everybody =
         user::Entity::find().filter(user::Column::SessionId.is_in(sessions.keys().copied())).all(tx).await?;
     let people = everybody.into_iter().map(|row| ((row.session_id, row.user_id), Said::default())).collect();
-    derive(tx, sessions, people).await
+    derive(tx, sessions, people).await?;
+    Ok(())
 }
 
 /// One connection.
@@ -218,28 +225,44 @@ async fn staff(
     Ok(in_courses.into_iter().filter(|(member, _)| members.contains(member)).map(|(_, person)| person).collect())
 }
 
-fn row(person: &Person, attendance: Attendance, said: Said, moderates: bool) -> user::ActiveModel {
+/// The row as it must be. It takes over of the known one what is not derived.
+fn row(
+    person: &Person,
+    attendance: Attendance,
+    said: Said,
+    moderates: bool,
+    known: Option<&user::Model>,
+) -> user::Model {
     let (name_at, name) = said.name.unzip();
     let now = Utc::now();
-    user::ActiveModel {
-        session_id: Set(person.0),
-        user_id: Set(person.1.clone()),
-        name: Set(name),
-        name_at: Set(name_at),
-        said_admin: Set(said.is_admin),
-        role: Set(if moderates { "moderator" } else { "participant" }.to_owned()),
-        entered_at: Set(attendance.entered_at),
-        exited_at: Set(attendance.exited_at),
-        is_online: Set(attendance.is_online),
-        total_seconds: Set(attendance.total.num_seconds()),
-        join_count: Set(attendance.join_count.try_into().unwrap_or(i32::MAX)),
-        created_at: Set(now),
-        updated_at: Set(now),
-        ..Default::default()
+    user::Model {
+        id: known.map_or(0, |known| known.id),
+        session_id: person.0,
+        user_id: person.1.clone(),
+        name,
+        name_at,
+        said_admin: said.is_admin,
+        role: if moderates { "moderator" } else { "participant" }.to_owned(),
+        entered_at: attendance.entered_at,
+        exited_at: attendance.exited_at,
+        is_online: attendance.is_online,
+        total_seconds: attendance.total.num_seconds(),
+        join_count: attendance.join_count.try_into().unwrap_or(i32::MAX),
+        created_at: known.map_or(now, |known| known.created_at),
+        updated_at: known.map_or(now, |known| known.updated_at),
     }
 }
 
-async fn save(tx: &DatabaseTransaction, rows: Vec<user::ActiveModel>) -> Result<(), Failure> {
+async fn save(tx: &DatabaseTransaction, rows: Vec<user::Model>) -> Result<(), Failure> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let now = Utc::now();
+    let rows = rows.into_iter().map(|row| user::ActiveModel {
+        id: NotSet,
+        updated_at: Set(now),
+        ..row.into_active_model().reset_all()
+    });
     let on_conflict = OnConflict::columns([user::Column::SessionId, user::Column::UserId])
         .update_columns([
             user::Column::Name,

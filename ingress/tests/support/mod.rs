@@ -47,6 +47,16 @@ impl Sender {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Where it sends from.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.get_ref().local_addr().unwrap()
+    }
+
+    /// Sends no more.
+    pub(crate) async fn end(&mut self) {
+        self.0.shutdown().await.unwrap();
+    }
+
     /// Sends as much as the other side takes.
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
         let _ = self.0.write_all(bytes).await;

@@ -3,7 +3,8 @@
 //!
 //! - `/healthz` answers 200 as long as the process answers at all: restart it when it does not;
 //! - `/readyz` answers 200, or 503 and why: send it no traffic then, but leave it alone;
-//! - `/metrics` is everything that the `metrics` macros counted since [`Admin::bind`], as Prometheus reads it.
+//! - `/metrics` is everything that the `metrics` macros counted since [`Admin::bind`], as Prometheus reads it;
+//! - a [`Page`] is what else a program has to show.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,6 +21,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -51,11 +53,24 @@ pub enum AdminError {
     Metrics(#[from] BuildError),
 }
 
+/// A page of a program's own, in JSON.
+pub struct Page {
+    path: &'static str,
+    show: Box<dyn Fn() -> serde_json::Result<Vec<u8>> + Send + Sync>,
+}
+
+impl Page {
+    /// At `path`, `content` as it is when somebody asks. It is asked on the thread that answers, so it must not block.
+    pub fn new<T: Serialize>(path: &'static str, content: impl Fn() -> T + Send + Sync + 'static) -> Self {
+        Self { path, show: Box::new(move || serde_json::to_vec(&content())) }
+    }
+}
+
 /// A bound admin address.
-#[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
     metrics: PrometheusHandle,
+    more: Vec<Page>,
 }
 
 impl Admin {
@@ -68,7 +83,14 @@ impl Admin {
         let metrics = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
             .install_recorder()?;
-        Ok(Self { listener, metrics })
+        Ok(Self { listener, metrics, more: Vec::new() })
+    }
+
+    /// Shows one more page.
+    #[must_use]
+    pub fn with(mut self, page: Page) -> Self {
+        self.more.push(page);
+        self
     }
 
     /// The address, with the port that was chosen if the settings said 0.
@@ -84,7 +106,7 @@ impl Admin {
     where
         R: Fn() -> Result<String, String> + Send + Sync + 'static,
     {
-        let pages = Arc::new(Pages { metrics: self.metrics, ready });
+        let pages = Arc::new(Pages { metrics: self.metrics, ready, more: self.more });
         let mut upkeep = tokio::time::interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -108,6 +130,7 @@ impl Admin {
 struct Pages<R> {
     metrics: PrometheusHandle,
     ready: R,
+    more: Vec<Page>,
 }
 
 async fn converse<R>(stream: TcpStream, pages: Arc<Pages<R>>)
@@ -139,16 +162,34 @@ impl<R: Fn() -> Result<String, String>> Pages<R> {
             ("/readyz", Ok(how)) => text(StatusCode::OK, format!("{how}\n")),
             ("/readyz", Err(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
             ("/metrics", _) => text(StatusCode::OK, self.metrics.render()),
-            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
+            (path, _) => match self.more.iter().find(|page| page.path == path) {
+                Some(page) => json((page.show)()),
+                None => text(StatusCode::NOT_FOUND, self.list()),
+            },
         }
+    }
+
+    fn list(&self) -> String {
+        let more: String = self.more.iter().map(|page| format!(", {}", page.path)).collect();
+        format!("there are /healthz, /readyz, /metrics{more}\n")
+    }
+}
+
+fn json(content: serde_json::Result<Vec<u8>>) -> Response<Full<Bytes>> {
+    match content {
+        Ok(content) => typed(StatusCode::OK, "application/json", content),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    // `version` is that of Prometheus' text format; on the other pages it means nothing and harms nobody.
+    typed(status, "text/plain; version=0.0.4; charset=utf-8", body)
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    // `version` is that of Prometheus' text format; on the other pages it means nothing and harms nobody.
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

@@ -2,11 +2,13 @@
 //!
 //! - [`init`] sends log events to standard error, as text on a terminal and as JSON elsewhere;
 //! - [`admin`] shows `/healthz`, `/readyz` and `/metrics`;
+//! - [`rejections`] is what an ingress shows there beside them;
 //! - [`obstacles`] is what a program is not ready for;
 //! - [`trace_context`] ties what the ingress did for an event to what a worker does for it.
 
 pub mod admin;
 pub mod obstacles;
+pub mod rejections;
 pub mod trace_context;
 
 use std::io::{self, IsTerminal};

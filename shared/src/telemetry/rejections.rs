@@ -1,0 +1,32 @@
+//! The page `/rejections` at an ingress's admin address: what it wrote there last, for whoever reads it.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// Where the page is.
+pub const PATH: &str = "/rejections";
+
+/// The page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejections {
+    /// How many requests were refused since the program began, of the kinds that are listed.
+    pub total: u64,
+    /// The last of them, newest first.
+    pub rejections: Vec<RejectedRequest>,
+}
+
+/// A request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedRequest {
+    /// When, to the millisecond.
+    pub at: DateTime<Utc>,
+    /// The other end of the connection: behind a proxy, the proxy.
+    pub address: SocketAddr,
+    /// Why, as the label `reason` of `rollcall_ingress_rejections_total` has it.
+    pub reason: Cow<'static, str>,
+    /// How long its body is in bytes, as announced or as far as it was read, whichever is more.
+    pub size: u64,
+}
