@@ -162,18 +162,18 @@ impl Webhooks {
         let source = self.verify(&head.headers, &body)?;
         let routing = Routing::read(&body)?;
         let (event, event_id, room_id) = (routing.event.as_ref(), routing.id.as_deref(), routing.room_id());
-        if WorkerName::wanting(event).is_none() {
+        let Some(worker) = WorkerName::wanting(event) else {
             metrics::ignored(event);
             debug!(event, event_id, room_id, source, "An event was ignored: no worker wants it.");
             return Ok(Answer::Ignored);
-        }
+        };
         let message = message(source, &routing, body.clone(), &head.headers);
         let id = message.id;
         self.publish(message).await.map_err(|error| {
             warn!(%id, event, event_id, room_id, source, %error, "An event was not queued: its sender shall come again.");
             Refusal::Queue
         })?;
-        metrics::accepted(body.len());
+        metrics::accepted(worker, body.len());
         debug!(%id, event, event_id, room_id, source, "An event was queued.");
         Ok(Answer::Accepted(id))
     }

@@ -7,10 +7,15 @@ mod confirm;
 mod demo;
 mod migrate;
 mod output;
+mod pause;
 mod progress;
+mod purge;
 mod send;
+mod status;
+mod table;
 mod time;
 mod up;
+mod who;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +40,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Up(up::Args),
+    Status(status::Args),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
+    Purge(purge::Args),
     Migrate(migrate::Args),
     Send(Box<send::Args>),
     Attendance(attendance::Args),
@@ -48,6 +57,10 @@ async fn main() -> ExitCode {
     let config = cli.config.as_deref();
     let outcome = match cli.command {
         Command::Up(args) => up::run(args, config).await,
+        Command::Status(args) => status::run(args, config).await,
+        Command::Pause(args) => pause::pause(args, config).await,
+        Command::Resume(args) => pause::resume(args, config).await,
+        Command::Purge(args) => purge::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Attendance(args) => attendance::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,

@@ -4,6 +4,7 @@
 //! - [`config`]: `rollcall.toml` and the environment, checked before anything starts;
 //! - [`dead_letters`]: what died, in the database;
 //! - [`event`]: what happened in a room, in words that no server owns, and which worker wants it;
+//! - [`oversight`]: which workers run, and which shall rest;
 //! - [`plugnmeet`]: how a PlugNMeet server says it (`webhook`) and how one asks it back (`api`);
 //! - [`signature`]: who really sent a webhook;
 //! - [`queue`]: durable messages between the ingress and the workers; no AMQP type leaves it;
@@ -19,6 +20,8 @@ pub mod config;
 #[cfg(feature = "store")]
 pub mod dead_letters;
 pub mod event;
+#[cfg(feature = "store")]
+pub mod oversight;
 pub mod plugnmeet;
 pub mod queue;
 pub mod shutdown;

@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rollcall_shared::event::AnyWorker;
+use rollcall_shared::oversight;
 use rollcall_shared::queue::{InHand, host};
 use rollcall_shared::store::entity::{worker_pause as pause, worker_process as process};
 use rollcall_shared::telemetry::obstacles::Obstacles;
-use sea_orm::sea_query::OnConflict;
-use sea_orm::{ActiveValue::Set, ColumnTrait as _, DatabaseConnection, DbErr, EntityTrait as _, QueryFilter as _};
+use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,6 @@ const TELL: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long the database may take when the program ends.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// After how long a process is forgotten that does not tell any more.
-const FORGOTTEN: TimeDelta = TimeDelta::days(7);
 
 /// What is told of one worker in one process.
 pub(crate) struct Heartbeat {
@@ -63,8 +61,7 @@ impl Heartbeat {
 
     /// Asks whether the worker shall rest. Where the database does not say, it is as it was.
     pub(crate) async fn ask(&self) {
-        let row = pause::Entity::find_by_id(self.worker.as_str()).one(&self.db);
-        match timeout(LIMIT, row).await {
+        match timeout(LIMIT, oversight::pause_of(&self.db, self.worker)).await {
             Ok(Ok(row)) => self.rest(row),
             Ok(Err(error)) => debug!(%error, "whether to rest cannot be read; will try again"),
             Err(_) => debug!("whether to rest was not answered in time; will try again"),
@@ -100,7 +97,7 @@ impl Heartbeat {
             }
         }
         // What stays is seen to be old.
-        let _ = timeout(FAREWELL, process::Entity::delete_by_id(self.id.as_str()).exec(&self.db)).await;
+        let _ = timeout(FAREWELL, oversight::forget(&self.db, &self.id)).await;
     }
 
     fn state(&self) -> String {
@@ -118,33 +115,23 @@ impl Heartbeat {
             settled.saturating_sub(told.settled) as f64 / seconds
         });
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let row = process::ActiveModel {
-            id: Set(self.id.clone()),
-            worker: Set(self.worker.as_str().to_owned()),
-            host: Set(host()),
-            pid: Set(std::process::id().into()),
-            version: Set(env!("CARGO_PKG_VERSION").to_owned()),
-            state: Set(state.to_owned()),
-            started_at: Set(self.started_at),
-            seen_at: Set(Utc::now()),
-            in_flight: Set(number(self.in_hand.unsettled() as u64)),
-            settled: Set(number(settled)),
-            rate: Set(rate),
-            oldest_received_at: Set(self.in_hand.oldest()),
+        let row = process::Model {
+            id: self.id.clone(),
+            worker: self.worker.as_str().to_owned(),
+            host: host(),
+            pid: std::process::id().into(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: state.to_owned(),
+            started_at: self.started_at,
+            seen_at: Utc::now(),
+            in_flight: number(self.in_hand.unsettled() as u64),
+            settled: number(settled),
+            rate,
+            oldest_received_at: self.in_hand.oldest(),
         };
-        let told = [
-            process::Column::State,
-            process::Column::SeenAt,
-            process::Column::InFlight,
-            process::Column::Settled,
-            process::Column::Rate,
-            process::Column::OldestReceivedAt,
-        ];
-        let again = OnConflict::column(process::Column::Id).update_columns(told).to_owned();
-        process::Entity::insert(row).on_conflict(again).exec_without_returning(&self.db).await?;
+        oversight::tell(&self.db, row).await?;
         if self.told.is_none() {
-            let old = process::Column::SeenAt.lt(Utc::now() - FORGOTTEN);
-            process::Entity::delete_many().filter(old).exec(&self.db).await?;
+            oversight::forget_the_old(&self.db).await?;
         }
         self.told = Some(Told { at: now, state: state.to_owned(), settled });
         Ok(())
