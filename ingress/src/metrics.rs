@@ -33,10 +33,7 @@ const KNOWN_UNWANTED: [&str; 8] = [
 /// Tells the recorder what the metrics mean; after it was installed.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests answered, by result. A request whose sender went away first is in none.");
-    describe_counter!(
-        REJECTIONS,
-        "Requests refused, by reason; what requests_total calls anything but accepted or ignored."
-    );
+    describe_counter!(REJECTIONS, "Requests refused, by reason: in more detail than by result.");
     describe_counter!(IGNORED, "Signed events that no worker wants, by event.");
     describe_counter!(ACCEPTED, "Events accepted, by the worker that wants them.");
     describe_counter!(BODY_BYTES, Unit::Bytes, "Bodies of accepted events.");

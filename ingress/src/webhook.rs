@@ -95,15 +95,6 @@ impl Refusal {
         }
     }
 
-    /// Whether an operator may want to see it among the last ones.
-    ///
-    /// The whole internet asks for paths that are not here, and would push out everything else within the hour. But a
-    /// server that is set to post to a wrong path, or behind a redirect that makes a GET of its POST, sends the header
-    /// that only a webhook has.
-    fn is_kept(&self, head: &Parts) -> bool {
-        !matches!(self, Self::Path | Self::Method) || head.headers.contains_key(HASH_TOKEN)
-    }
-
     fn log(&self, head: &Parts, peer: SocketAddr) {
         let path = head.uri.path();
         match self {
@@ -144,7 +135,7 @@ impl Webhooks {
         let answer = self.take_in(&head, body, &mut size).await.unwrap_or_else(|refusal| {
             refusal.log(&head, peer);
             metrics::rejected(refusal.reason());
-            if refusal.is_kept(&head) {
+            if self.may_be_a_webhook(&head) {
                 self.rejections.keep(refusal.reason(), peer, size);
             }
             refusal.answer()
@@ -189,6 +180,15 @@ impl Webhooks {
         Ok(())
     }
 
+    /// Whether an operator may want to see a request that was refused among the last ones.
+    ///
+    /// The whole internet asks for paths that are not here, and would push out everything else within the hour. But a
+    /// server that is set to post to a wrong path, or behind a redirect that makes a GET of its POST, sends the header
+    /// that only a webhook has.
+    fn may_be_a_webhook(&self, head: &Parts) -> bool {
+        self.check_route(head).is_ok() || head.headers.contains_key(HASH_TOKEN)
+    }
+
     async fn read(&self, body: Incoming, size: &mut u64) -> Result<Bytes, Refusal> {
         timeout(self.body_timeout, collect(body, self.max_body_bytes, size)).await.map_err(|_| Refusal::TooSlow)?
     }
@@ -207,7 +207,8 @@ impl Webhooks {
     }
 }
 
-/// Reads a body of up to `limit` bytes; `size`, what was announced, grows where more than that is read. A short body arrives in one piece with its headers and is not copied.
+/// Reads a body of up to `limit` bytes. A short one arrives in one piece with its headers and is not copied. `size` is what was
+/// announced, and grows where more than that is read.
 async fn collect(mut body: Incoming, limit: usize, size: &mut u64) -> Result<Bytes, Refusal> {
     let announced = usize::try_from(*size).unwrap_or(usize::MAX);
     if announced > limit {

@@ -142,6 +142,7 @@ async fn what_is_refused_is_kept_with_its_reason_and_its_size() {
         // What the internet asks for is not kept; a webhook that has lost its way is.
         (request("GET", "/.env", &[], ""), 404, None),
         (request("GET", PATH, &[], ""), 405, None),
+        (request("POST", "/", &[], &"x".repeat(MAX_BODY + 1)), 413, None),
         (request("POST", "/wrong", &[("Hash-Token", &token(UNWANTED))], UNWANTED), 404, Some(("wrong_path", size))),
         (request("GET", PATH, &[("Hash-Token", &token(""))], ""), 405, Some(("wrong_method", 0))),
         (webhook(&"x".repeat(MAX_BODY + 1)), 413, Some(("body_too_long", MAX_BODY as u64 + 1))),

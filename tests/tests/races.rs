@@ -1,4 +1,5 @@
-//! A room's end racing the joins and leaves of its people, over several processes.
+//! A room's end racing the joins and leaves of its people, over several processes; and all of them racing whoever derives
+//! people's rows again.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,9 +15,11 @@ use rollcall_shared::store::entity::{course_live_session, live_session_interval,
 use rollcall_tests::eventually;
 use rollcall_tests::installation::Installation;
 use rollcall_tests::webhooks::Sender;
+use rollcall_workers::rebuild::{Selection, rebuild};
 use rustix::process::Signal;
 use sea_orm::{ColumnTrait as _, DatabaseConnection, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 const ROUNDS: usize = 1_000;
 const ROOMS_AT_ONCE: usize = 10;
@@ -110,4 +113,39 @@ async fn nobody_stays_online_and_no_total_is_short_when_a_room_ends_while_people
         })
         .collect();
     assert!(short.is_empty(), "{} totals are wrong, such as {:?}", short.len(), short[0]);
+}
+
+/// How often it has derived everybody's row, and how many it has found other than they must be.
+async fn derive_again_and_again(db: DatabaseConnection, stop: CancellationToken) -> (usize, u64) {
+    let (mut passes, mut changed) = (0, 0);
+    while !stop.is_cancelled() {
+        changed += rebuild(&db, &Selection::default(), |_| {}).await.unwrap().changed;
+        passes += 1;
+    }
+    (passes, changed)
+}
+
+#[tokio::test]
+async fn who_derives_rows_again_beside_workers_finds_each_as_it_must_be_at_any_time() {
+    const ROUNDS: usize = 150;
+    let mut installation = Installation::new().await;
+    installation.set("workers.batch_size", 4);
+    installation.set("workers.batch_wait", "0ms");
+    let ingress = installation.ingress().await;
+    let sender = &Sender::new(&installation, "main", ingress.address);
+    let _workers = installation.attendance_and_rooms(2).await;
+    let stop = CancellationToken::new();
+    let deriving: Vec<_> =
+        (0..2).map(|_| tokio::spawn(derive_again_and_again(installation.db.clone(), stop.clone()))).collect();
+
+    let mut events: Vec<_> = (0..ROUNDS).flat_map(round).collect();
+    events.shuffle(&mut StdRng::seed_from_u64(8));
+    stream::iter(events).for_each_concurrent(24, |event| async move { sender.post(&event).await }).await;
+    eventually(Duration::from_secs(60), || applied(&installation.db, ROUNDS)).await;
+    stop.cancel();
+    for deriving in deriving {
+        let (passes, changed) = deriving.await.unwrap();
+        assert!(passes > 10, "only {passes} passes");
+        assert_eq!(changed, 0, "rows were found wrong in {passes} passes");
+    }
 }

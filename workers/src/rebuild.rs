@@ -51,7 +51,8 @@ pub struct Progress {
     pub without_interval: u64,
 }
 
-/// Derives the rows of everybody who has an interval in one of these sessions. Tells `progress` after each transaction.
+/// Derives the rows of everybody who has an interval in one of these sessions. Tells `progress` at the beginning and after each
+/// transaction.
 ///
 /// # Errors
 /// The database; what was done until then stays.
@@ -63,14 +64,11 @@ pub async fn rebuild(
     let wanted = selection.condition(db.get_database_backend());
     // What begins from here on has its rows from what is known now.
     let (of, last) = in_time(extent(db, &wanted)).await?;
-    let mut done = Progress { of, ..Progress::default() };
     let wanted = wanted.add(session::Column::Id.lte(last));
-    let mut after = 0;
-    loop {
-        progress(done);
-        let sessions = in_time(sessions_after(db, &wanted, after)).await?;
-        let Some(last) = sessions.last() else { return Ok(done) };
-        after = *last;
+    let mut done = Progress { of, ..Progress::default() };
+    progress(done);
+    let mut sessions = in_time(sessions_after(db, &wanted, 0)).await?;
+    while let Some(last) = sessions.last() {
         let mut people = in_time(people_after(db, &sessions, None)).await?;
         while let Some(last) = people.last() {
             done.changed += derive(db, &people).await?;
@@ -80,7 +78,10 @@ pub async fn rebuild(
         }
         done.without_interval += in_time(without_interval(db, &sessions)).await?;
         done.sessions += sessions.len() as u64;
+        progress(done);
+        sessions = in_time(sessions_after(db, &wanted, *last)).await?;
     }
+    Ok(done)
 }
 
 impl Selection {
