@@ -4,6 +4,7 @@
 
 mod confirm;
 mod demo;
+mod dlq;
 mod migrate;
 mod output;
 mod send;
@@ -35,6 +36,8 @@ enum Command {
     Up(up::Args),
     Migrate(migrate::Args),
     Send(Box<send::Args>),
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Dlq(Box<dlq::Args>),
     Demo(demo::Args),
 }
 
@@ -47,6 +50,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
+        Command::Dlq(args) => dlq::run(*args, config).await,
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 //!
 //! - [`causes`]: an error with its causes, each thing said once;
 //! - [`config`]: `rollcall.toml` and the environment, checked before anything starts;
+//! - [`dead_letters`]: what died, why, and what became of it;
 //! - [`event`]: what happened in a room, in words that no server owns, and which worker wants it;
 //! - [`plugnmeet`]: how a PlugNMeet server says it (`webhook`) and how one asks it back (`api`);
 //! - [`signature`]: who really sent a webhook;
@@ -15,6 +16,8 @@
 
 pub mod causes;
 pub mod config;
+#[cfg(feature = "store")]
+pub mod dead_letters;
 pub mod event;
 pub mod plugnmeet;
 pub mod queue;

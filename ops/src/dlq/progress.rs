@@ -1,0 +1,57 @@
+//! How far something is: a bar on a terminal, now and then a line elsewhere; on standard error.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+
+use crate::output;
+
+/// How many plain lines there are until the end.
+const PLAIN_LINES: u64 = 10;
+
+/// Fewer than this are done before anybody can read about it.
+const LEAST: u64 = 1_000;
+
+pub(super) struct Progress {
+    bar: ProgressBar,
+    what: &'static str,
+    told: Cell<u64>,
+}
+
+impl Progress {
+    /// `what` is being done to so many.
+    pub(super) fn new(what: &'static str, total: u64) -> Self {
+        let bar = ProgressBar::new(total);
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} ({per_sec}, {eta} left)");
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self { bar, what, told: Cell::new(0) }
+    }
+
+    /// So many more are done.
+    pub(super) fn add(&self, count: u64) {
+        self.set(self.bar.position() + count);
+    }
+
+    /// So many are done.
+    pub(super) fn set(&self, position: u64) {
+        self.bar.set_position(position);
+        let length = self.bar.length().unwrap_or_default();
+        let line = position * PLAIN_LINES / length.max(1);
+        if self.bar.is_hidden() && length >= LEAST && line > self.told.replace(line) {
+            output::complain(format_args!("{}: {} of {}", self.what, HumanCount(position), HumanCount(length)));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
