@@ -157,8 +157,12 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index.to_owned()
     };
     vec![
-        // Groups, and lists from the latest on.
-        index("dead_letter", "dead_letter_by_cause", &["state", "worker", "cause", "last_failed_at"]),
+        // Groups, out of nothing but the index; and lists from the latest on.
+        index(
+            "dead_letter",
+            "dead_letter_by_cause",
+            &["state", "worker", "cause", "kind", "first_failed_at", "last_failed_at", "id"],
+        ),
         index("dead_letter", "dead_letter_by_time", &["state", "last_failed_at", "id"]),
         index("dead_letter", "dead_letter_by_run", &["replay_run", "state"]),
         // What is kept long enough.

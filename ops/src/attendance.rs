@@ -11,8 +11,9 @@ use rollcall_shared::store::entity::{course, course_live_session as session};
 use rollcall_workers::rebuild::{self, Selection, rebuild};
 use sea_orm::{ColumnTrait as _, Condition, DatabaseConnection, EntityTrait as _, QueryFilter as _, QuerySelect as _};
 
+use crate::output::{self, counted};
 use crate::progress::Progress;
-use crate::{migrate, output, time};
+use crate::{migrate, time};
 
 /// Who was there, and for how long.
 #[derive(Debug, clap::Args)]
@@ -58,7 +59,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     if args.sessions.is_empty() && args.course.is_none() && args.since.is_none() && !args.all {
         bail!("which sessions? Say so with --session, --course or --since, or --all for every one");
     }
-    let db = migrate::migrated(&Settings::load(config)?.database.url).await?;
+    let db = migrate::migrated(&Settings::load(config)?.database.url, 1).await?;
     let selection = args.selection(&db).await?;
     let done = with_progress(&db, &selection).await?;
     if done.of == 0 {
@@ -83,18 +84,11 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
 async fn with_progress(db: &DatabaseConnection, selection: &Selection) -> Result<rebuild::Progress> {
     let mut shown = None;
     let done = rebuild(db, selection, |at| {
-        let shown = shown.get_or_insert_with(|| Progress::new(at.of, "sessions"));
-        shown.is_at(at.sessions, &format!("({}, {} changed)", counted(at.people, "person", "people"), at.changed));
+        shown.get_or_insert_with(|| Progress::new("deriving sessions", at.of)).set(at.sessions);
     })
     .await;
-    if let Some(shown) = shown {
-        shown.clear();
-    }
+    drop(shown);
     done.context("broke off; what was done is right: run it again for the rest")
-}
-
-fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 impl Rebuild {

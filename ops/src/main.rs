@@ -5,6 +5,7 @@
 mod attendance;
 mod confirm;
 mod demo;
+mod dlq;
 mod migrate;
 mod output;
 mod pause;
@@ -47,6 +48,8 @@ enum Command {
     Migrate(migrate::Args),
     Send(Box<send::Args>),
     Attendance(attendance::Args),
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Dlq(Box<dlq::Args>),
     Demo(demo::Args),
 }
 
@@ -64,6 +67,7 @@ async fn main() -> ExitCode {
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Attendance(args) => attendance::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
+        Command::Dlq(args) => dlq::run(*args, config).await,
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {

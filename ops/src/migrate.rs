@@ -117,15 +117,19 @@ async fn status(db: &DatabaseConnection) -> Result<ExitCode> {
 }
 
 async fn connect(url: &SecretUrl) -> Result<DatabaseConnection> {
-    store::connect(url, 1).await.with_context(|| format!("cannot connect to the database {url}"))
+    store::connect(url, 1).await.with_context(|| cannot_connect(url))
 }
 
-/// The database at `url`, for a command that works on its tables.
+fn cannot_connect(url: &SecretUrl) -> String {
+    format!("cannot connect to the database {url}")
+}
+
+/// The database at `url`, for a command that works on its tables, with at most so many connections.
 ///
 /// # Errors
 /// It cannot be reached, or its tables are not of this version.
-pub(crate) async fn migrated(url: &SecretUrl) -> Result<DatabaseConnection> {
-    let db = connect(url).await?;
+pub(crate) async fn migrated(url: &SecretUrl, connections: u32) -> Result<DatabaseConnection> {
+    let db = store::connect(url, connections).await.with_context(|| cannot_connect(url))?;
     let pending = Migrator::get_pending_migrations_read_only(&db).await.map_err(|error| unreadable(url, error))?;
     if !pending.is_empty() {
         bail!("the database {url} is not migrated ({} to go): run `rollcall migrate`", pending.len());

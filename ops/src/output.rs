@@ -15,3 +15,8 @@ pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
 pub(crate) fn complain(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
+
+/// `1 event`, `2 events`
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}

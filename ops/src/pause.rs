@@ -47,7 +47,7 @@ pub(crate) struct Resume {
 }
 
 pub(crate) async fn pause(args: Pause, config: Option<&Path>) -> Result<ExitCode> {
-    let db = migrate::migrated(&Settings::load(config)?.database.url).await?;
+    let db = migrate::migrated(&Settings::load(config)?.database.url, 1).await?;
     let Pause { worker, reason, who } = args;
     if !oversight::pause(&db, worker, &who.name(), reason).await?
         && let Some(pause) = oversight::pause_of(&db, worker).await?
@@ -60,7 +60,7 @@ pub(crate) async fn pause(args: Pause, config: Option<&Path>) -> Result<ExitCode
 }
 
 pub(crate) async fn resume(args: Resume, config: Option<&Path>) -> Result<ExitCode> {
-    let db = migrate::migrated(&Settings::load(config)?.database.url).await?;
+    let db = migrate::migrated(&Settings::load(config)?.database.url, 1).await?;
     let worker = args.worker;
     if !oversight::resume(&db, worker).await? {
         output::print(format_args!("{worker} was not paused."))?;

@@ -1,50 +1,58 @@
-//! How far a long command is: a bar on a terminal, plain lines elsewhere, on standard error.
+//! How far something is: a bar on a terminal, now and then a line elsewhere; on standard error.
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// How many plain lines tell how far it is.
-const PLAIN_LINES: u64 = 4;
+/// How many plain lines there are until the end.
+const PLAIN_LINES: u64 = 10;
 
-/// Shows how much of a known amount of work is done.
+/// Fewer than this are done before anybody can read about it.
+const LEAST: u64 = 1_000;
+
+/// Shows how much of a known number is done, until it is dropped.
 pub(crate) struct Progress {
     bar: ProgressBar,
-    is_plain: bool,
-    /// What there are so many of: "sessions".
     what: &'static str,
+    told: Cell<u64>,
 }
 
 impl Progress {
-    /// Begins to show how many `of` things are done: first none.
-    pub(crate) fn new(of: u64, what: &'static str) -> Self {
-        let bar = ProgressBar::new(of);
-        let is_plain = bar.is_hidden();
-        let style = ProgressStyle::with_template("{spinner} {wide_bar} {pos}/{len} {prefix}, {eta} to go {msg}");
-        if let (false, Ok(style)) = (is_plain, style) {
+    /// `what` is being done to so many.
+    pub(crate) fn new(what: &'static str, total: u64) -> Self {
+        let bar = ProgressBar::new(total);
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} ({per_sec}, {eta} left)");
+        if let Ok(style) = style {
             bar.set_style(style);
-            bar.set_prefix(what);
-            bar.enable_steady_tick(Duration::from_millis(100));
         }
-        Self { bar, is_plain, what }
+        bar.set_message(what);
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self { bar, what, told: Cell::new(0) }
     }
 
-    /// So many are done, and `note` is what else there is to say of them.
-    pub(crate) fn is_at(&self, position: u64, note: &str) {
-        let before = self.bar.position();
+    /// So many more are done.
+    pub(crate) fn add(&self, count: u64) {
+        self.set(self.bar.position() + count);
+    }
+
+    /// So many are done.
+    pub(crate) fn set(&self, position: u64) {
         self.bar.set_position(position);
-        self.bar.set_message(note.to_owned());
-        let of = self.bar.length().unwrap_or_default();
-        let line = |position: u64| position * PLAIN_LINES / of.max(1);
-        if self.is_plain && line(position) > line(before) {
-            output::complain(format_args!("  {position} of {of} {} {note}", self.what));
+        let length = self.bar.length().unwrap_or_default();
+        let line = position * PLAIN_LINES / length.max(1);
+        if self.bar.is_hidden() && length >= LEAST && line > self.told.replace(line) {
+            output::complain(format_args!("{}: {} of {}", self.what, HumanCount(position), HumanCount(length)));
         }
     }
+}
 
-    /// Shows nothing any more: the result is told elsewhere.
-    pub(crate) fn clear(&self) {
+impl Drop for Progress {
+    fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let settings = Settings::load(config)?;
     let Args { worker, reason, yes, who } = args;
-    let db = migrate::migrated(&settings.database.url).await?;
+    let db = migrate::migrated(&settings.database.url, 1).await?;
     let queue = Queue::open(&settings.queue, "rollcall purge")?;
     let waiting = waiting(&queue, &settings, worker).await?;
     if waiting == 0 {
@@ -52,8 +52,8 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !yes {
-        let events = if waiting == 1 { "event waits" } else { "events wait" };
-        confirm::or_stop(&format!("{waiting} {events} for {worker}. They will be dropped, and can be restored."))?;
+        let events = if waiting == 1 { "event that waits" } else { "events that wait" };
+        confirm::or_stop(&format!("The {waiting} {events} for {worker} will be dropped; that can be undone."))?;
     }
     let drained = Drained::Waiting(worker, settings.retry(worker).clone());
     let purged = Purge { queue, db, who: who.name(), reason }.run(&drained, waiting).await?;
@@ -83,7 +83,7 @@ impl Purge {
     /// Moves as many as waited when it began, or all there are if that is fewer; how many it were.
     async fn run(&self, drained: &Drained, waiting: u64) -> Result<u64> {
         let mut drain = self.queue.drain(drained).await?;
-        let progress = Progress::new(waiting, "events");
+        let progress = Progress::new("dropping", waiting);
         let mut purged = 0;
         while purged < waiting {
             let most = usize::try_from(waiting - purged).unwrap_or(usize::MAX).min(AT_ONCE);
@@ -95,9 +95,8 @@ impl Purge {
             purged += messages.len() as u64;
             // What is dropped and still there is dropped once, when this is run again.
             drain.confirm().await.with_context(|| so_far(purged))?;
-            progress.is_at(purged, "");
+            progress.set(purged);
         }
-        progress.clear();
         Ok(purged)
     }
 

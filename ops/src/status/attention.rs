@@ -5,7 +5,8 @@ use chrono::TimeDelta;
 use super::PAUSED;
 use super::ingress::Ingress;
 use super::look::{Look, Process, Worker};
-use super::screen::{counted, span};
+use super::screen::span;
+use crate::output::counted;
 
 /// How old the oldest event may be before it is asked whether the queue shrinks.
 const OLD: TimeDelta = TimeDelta::seconds(30);

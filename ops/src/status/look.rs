@@ -182,7 +182,7 @@ impl Sources {
         let asked = timeout(LIMIT, async {
             let db = match &self.db {
                 Some(db) => db,
-                None => self.db.insert(migrate::migrated(&self.settings.database.url).await?),
+                None => self.db.insert(migrate::migrated(&self.settings.database.url, 1).await?),
             };
             Ok::<_, anyhow::Error>(told(db).await?)
         });

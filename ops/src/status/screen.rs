@@ -7,6 +7,7 @@ use console::style;
 
 use super::ingress::{Ingress, Shown};
 use super::look::{Look, Process, Recordings, Worker};
+use crate::output::counted;
 use crate::table::Table;
 
 /// How many recordings are shown by name.
@@ -179,11 +180,6 @@ pub(super) fn span(time: TimeDelta) -> String {
         (0, _, _) => format!("{hours}h {minutes}m"),
         _ => format!("{days}d {hours}h"),
     }
-}
-
-/// `1 event`, `2 events`
-pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 #[cfg(test)]

@@ -3,20 +3,37 @@
 //! The worker `dead-letters` takes them out of the queue and [`record`]s them; an operator looks at them and sends some back to
 //! their workers; the worker that applies one after all says so ([`applied`]) in the transaction of its effect.
 //!
+//! - [`filter`]: which of them; [`walk`]: all of these, some at a time;
+//! - [`find`]: what there is to see of them;
+//! - [`change`]: dropping, restoring, editing, notes;
+//! - [`replay`]: back to their workers, and what became of that;
+//! - [`transfer`]: out as lines of JSON, and in again;
+//! - `record`: what workers write.
+//!
 //! A row's `replays` makes every race harmless: it is the number of the latest replay, a message says which it is, and whoever
 //! learns of a later one (the operator's tool, the worker that applies it, the worker that finds it dead again) raises it. What
 //! is said of an earlier one changes no state any more.
 
+pub mod change;
+pub mod filter;
+pub mod find;
 mod record;
+pub mod replay;
+mod subject;
+pub mod transfer;
+mod walk;
 
+pub use self::change::By;
+pub use self::filter::Filter;
 pub use self::record::{applied, prune, purged, record};
+pub use self::subject::Subject;
 
 /// What became of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
     /// It waits for somebody to look at it.
     Dead,
-    /// It was sent back to its worker.
+    /// It was sent back to its worker, which has not told yet.
     Replaying,
     /// Its worker has applied it after all.
     Applied,
@@ -36,5 +53,10 @@ impl State {
             Self::Applied => "applied",
             Self::Dropped => "dropped",
         }
+    }
+
+    /// The state of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }

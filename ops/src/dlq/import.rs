@@ -1,0 +1,116 @@
+//! `rollcall dlq import`: dead letters from another installation, or from long ago.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use rollcall_shared::dead_letters::By;
+use rollcall_shared::dead_letters::transfer::{self, Imported, Record};
+
+use super::{Tool, letters};
+use crate::output;
+use crate::who::Who;
+
+/// How many lines are taken in at once, and how many bytes of them.
+const BATCH: usize = 200;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Take in dead letters that `export` has written: they are dead here, whatever they were there, with their history.
+///
+/// What is here already is left as it is, so that a file can be imported again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rollcall dlq import dead.jsonl --dry-run
+  rollcall dlq import dead.jsonl --reason 'the old server is gone'
+  gunzip < dead.jsonl.gz | rollcall dlq import -")]
+pub(super) struct Args {
+    /// The file; - is standard input.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Only say what would be taken in.
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for the history.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    who: Who,
+}
+
+pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
+    let Args { file, dry_run, reason, who } = args;
+    let lines: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(&file).with_context(|| format!("cannot read {}", file.display()))?))
+    };
+    let by = (!dry_run).then(|| By { name: who.name(), reason });
+    let mut importing = Importing { tool, by, done: Imported::default() };
+    let outcome = importing.all(lines).await;
+    let Imported { new, known } = importing.done;
+    if outcome.is_err() && !dry_run && new + known > 0 {
+        output::complain(format_args!(
+            "{} before that are taken in; import the file again once it is mended",
+            letters(new + known)
+        ));
+    }
+    outcome?;
+    let json = if dry_run {
+        serde_json::json!({ "would_import": new, "known": known })
+    } else {
+        serde_json::json!({ "imported": new, "known": known })
+    };
+    if !tool.printed_json(&json)? {
+        let done = if dry_run { "would be imported" } else { "imported" };
+        output::print(format_args!("{} {done}, {known} known already", letters(new)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Importing<'a> {
+    tool: &'a Tool,
+    /// Nobody, where nothing is to be changed.
+    by: Option<By>,
+    done: Imported,
+}
+
+impl Importing<'_> {
+    /// Takes in everything before the first line that is bad.
+    async fn all(&mut self, lines: impl BufRead) -> Result<()> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (index, line) in lines.lines().enumerate() {
+            let number = index + 1;
+            let read = line.map_err(anyhow::Error::new).and_then(|line| {
+                bytes += line.len();
+                if line.trim().is_empty() { Ok(None) } else { Ok(Some(Record::parse(&line)?)) }
+            });
+            match read.with_context(|| format!("line {number}")) {
+                Ok(record) => batch.extend(record),
+                Err(error) => {
+                    self.take_in(&batch).await?;
+                    return Err(error);
+                }
+            }
+            if batch.len() >= BATCH || bytes >= BATCH_BYTES {
+                self.take_in(&batch).await?;
+                batch.clear();
+                bytes = 0;
+            }
+        }
+        self.take_in(&batch).await
+    }
+
+    async fn take_in(&mut self, batch: &[Record]) -> Result<()> {
+        let Imported { new, known } = match &self.by {
+            Some(by) => transfer::import(&self.tool.db, batch, by).await?,
+            None => transfer::would_import(&self.tool.db, batch).await?,
+        };
+        self.done.new += new;
+        self.done.known += known;
+        Ok(())
+    }
+}

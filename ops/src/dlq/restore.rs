@@ -1,0 +1,51 @@
+//! `rollcall dlq restore`: takes a drop back.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use rollcall_shared::dead_letters::{By, State, change, find};
+
+use super::select::SelectSome;
+use super::{Tool, ask_if_many, letters};
+use crate::output;
+use crate::progress::Progress;
+use crate::who::Who;
+
+/// Take a drop back: the dead letters are dead again, and can be replayed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rollcall dlq restore 17
+  rollcall dlq restore --room test --reason 'it was a real room'
+  rollcall dlq restore --all")]
+pub(super) struct Args {
+    #[command(flatten)]
+    select: SelectSome,
+    /// Why, for the history.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    who: Who,
+    /// Do not ask, even where they are more than 100.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
+    let filter = args.select.filter(State::Dropped)?;
+    let count = find::count(&tool.db, &filter).await?;
+    ask_if_many(count, args.yes, &format!("{} will be restored.", letters(count)))?;
+    let by = By { name: args.who.name(), reason: args.reason };
+    let progress = Progress::new("restoring", count);
+    let restored = change::restore_all(&tool.db, &filter, &by, |more| progress.add(more)).await?;
+    std::mem::drop(progress);
+    let others = count.saturating_sub(restored);
+    if tool.printed_json(&serde_json::json!({ "restored": restored, "not_restored": others }))? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::print(format_args!("{} restored; `rollcall dlq replay` sends them back", letters(restored)))?;
+    if others > 0 {
+        output::print(format_args!("{} not: they were not dropped", letters(others)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

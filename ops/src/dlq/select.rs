@@ -1,0 +1,168 @@
+//! Which dead letters: the options that all subcommands share.
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+use clap::ValueEnum;
+use rollcall_shared::dead_letters::{Filter, State};
+use rollcall_shared::event::WorkerName;
+
+use crate::time;
+
+/// Which dead letters. Options of different names must all fit; of one that is repeated, one value must.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Which dead letters")]
+pub(super) struct Select {
+    /// Of this worker: attendance, rooms, recordings.
+    #[arg(long, value_name = "WORKER")]
+    worker: Vec<WorkerName>,
+    /// With this event, such as participant_joined.
+    #[arg(long, value_name = "EVENT")]
+    event: Vec<String>,
+    /// About this room.
+    #[arg(long, value_name = "ID")]
+    room: Vec<String>,
+    /// About this person.
+    #[arg(long, value_name = "ID")]
+    user: Vec<String>,
+    /// That died of this, as `groups` says it.
+    #[arg(long, value_name = "CAUSE")]
+    cause: Vec<String>,
+    /// That last died then or later: RFC 3339, Unix seconds, or how long ago (2h, 3days).
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    since: Option<DateTime<Utc>>,
+    /// That last died before that.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    until: Option<DateTime<Utc>>,
+    /// Of which this has become. [default: dead; with ids or a run, any]
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    state: Vec<Wanted>,
+    /// That a replay has last sent back; it says the run's name.
+    #[arg(long, value_name = "RUN")]
+    run: Option<String>,
+    /// With this id.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    id: Vec<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Wanted {
+    /// Waits for somebody.
+    Dead,
+    /// Was sent back to its worker, which has not told yet.
+    Replaying,
+    /// Has taken effect.
+    Applied,
+    /// Shall not.
+    Dropped,
+    /// Whatever has become of it.
+    All,
+}
+
+/// The same for subcommands that change what is selected: they want to be told.
+#[derive(Debug, clap::Args)]
+pub(super) struct SelectSome {
+    /// The dead letters, by their ids.
+    #[arg(value_name = "ID", conflicts_with = "id")]
+    ids: Vec<i64>,
+    #[command(flatten)]
+    select: Select,
+    /// All that there are.
+    #[arg(long, help_heading = "Which dead letters", conflicts_with_all = ["ids", "id"])]
+    all: bool,
+}
+
+impl Select {
+    /// The filter, for those in `state` where nothing else is said.
+    pub(super) fn filter(&self, state: State) -> Filter {
+        let states = match self.state.as_slice() {
+            [] if self.id.is_empty() && self.run.is_none() => vec![state],
+            wanted if wanted.contains(&Wanted::All) => Vec::new(),
+            wanted => wanted.iter().filter_map(|wanted| wanted.state()).collect(),
+        };
+        Filter {
+            ids: self.id.clone(),
+            states,
+            workers: self.worker.clone(),
+            events: self.event.clone(),
+            rooms: self.room.clone(),
+            users: self.user.clone(),
+            causes: self.cause.clone(),
+            run: self.run.clone(),
+            since: self.since,
+            until: self.until,
+        }
+    }
+}
+
+impl SelectSome {
+    /// The filter, for those in `state` where nothing else is said.
+    ///
+    /// # Errors
+    /// Nothing at all was said.
+    pub(super) fn filter(&self, state: State) -> Result<Filter> {
+        let mut filter = self.select.filter(state);
+        if !self.ids.is_empty() {
+            filter.ids.clone_from(&self.ids);
+            if self.select.state.is_empty() {
+                filter.states = Vec::new();
+            }
+        }
+        let nothing = Filter { states: filter.states.clone(), ..Filter::default() };
+        if filter == nothing && !self.all {
+            bail!(
+                "which dead letters? Give ids (`rollcall dlq list` shows them), options such as --cause, --worker or --since, \
+                 or --all"
+            );
+        }
+        Ok(filter)
+    }
+}
+
+impl Wanted {
+    fn state(self) -> Option<State> {
+        match self {
+            Self::Dead => Some(State::Dead),
+            Self::Replaying => Some(State::Replaying),
+            Self::Applied => Some(State::Applied),
+            Self::Dropped => Some(State::Dropped),
+            Self::All => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        select: SelectSome,
+    }
+
+    fn filter(arguments: &str) -> Result<Filter> {
+        Cli::try_parse_from(format!("x {arguments}").split_whitespace())?.select.filter(State::Dead)
+    }
+
+    #[test]
+    fn nothing_is_never_everything() {
+        assert!(filter("").unwrap_err().to_string().contains("--all"));
+        assert!(filter("--state dropped").unwrap_err().to_string().contains("--all"));
+        assert_eq!(filter("--all").unwrap(), Filter { states: vec![State::Dead], ..Filter::default() });
+        assert!(filter("5 --all").is_err());
+        assert!(filter("5 --id 6").is_err());
+    }
+
+    #[test]
+    fn the_dead_are_meant_unless_it_is_said_which() {
+        assert_eq!(filter("5 6").unwrap(), Filter { ids: vec![5, 6], ..Filter::default() });
+        assert_eq!(filter("--id 5,6").unwrap(), Filter { ids: vec![5, 6], ..Filter::default() });
+        assert_eq!(filter("--run r").unwrap(), Filter::of_run("r"));
+        let causes = filter("--cause a --cause b --worker rooms").unwrap();
+        assert_eq!((causes.causes.len(), causes.workers.len(), causes.states), (2, 1, vec![State::Dead]));
+        assert_eq!(filter("--cause a --state all").unwrap().states, []);
+        assert_eq!(filter("5 --state dead,dropped").unwrap().states, [State::Dead, State::Dropped]);
+    }
+}

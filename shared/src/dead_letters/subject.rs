@@ -1,0 +1,75 @@
+//! What a body is about: the columns by which a dead letter is found.
+
+use chrono::{DateTime, Utc};
+
+use crate::event::{Change, Event};
+use crate::plugnmeet::webhook::{self, ParseError, Parsed, Routing};
+
+/// What a body is about. No text in it has a NUL, which PostgreSQL takes in none.
+#[derive(Debug)]
+pub struct Subject {
+    /// The event's name.
+    pub event: String,
+    /// The server's id of the event.
+    pub event_id: Option<String>,
+    /// The room's own id.
+    pub room_id: Option<String>,
+    /// The person, where it is about one.
+    pub user_id: Option<String>,
+    /// Why no worker would understand the body.
+    pub problem: Option<ParseError>,
+}
+
+impl Subject {
+    /// Reads a body from `source`, taken in at `received_at`.
+    ///
+    /// # Errors
+    /// It is not JSON, or has no `event`: no worker is there for it.
+    pub fn of(source: &str, body: &[u8], received_at: DateTime<Utc>) -> Result<Self, serde_json::Error> {
+        let routing = Routing::read(body)?;
+        let (user_id, problem) = match webhook::parse(source, body, received_at) {
+            Ok(Parsed::Event(event)) => (user_of(event), None),
+            Ok(Parsed::Ignored(_)) => (None, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        Ok(Self {
+            event: without_nul(&routing.event),
+            event_id: routing.id.as_deref().map(without_nul),
+            room_id: routing.room_id().map(without_nul),
+            user_id: user_id.as_deref().map(without_nul),
+            problem,
+        })
+    }
+}
+
+fn user_of(event: Event) -> Option<String> {
+    match event.change {
+        Change::Joined(connection) | Change::Left(connection, _) => Some(connection.user_id),
+        Change::RoomCreated | Change::RoomStarted | Change::RoomEnded | Change::Recording(_) => None,
+    }
+}
+
+/// A text as PostgreSQL takes it.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_says_what_it_is_about_even_where_no_worker_understands_it() {
+        let of = |body: &str| Subject::of("main", body.as_bytes(), Utc::now());
+        let join = r#"{"event":"participant_joined","id":"EV_1","room":{"room_id":"al\u0000gebra","sid":"S"},
+                       "participant":{"identity":"42","sid":"PA_1"}}"#;
+        let subject = of(join).unwrap();
+        assert_eq!(subject.room_id.as_deref(), Some("algebra"));
+        assert_eq!((subject.user_id.as_deref(), subject.event_id.as_deref()), (Some("42"), Some("EV_1")));
+        assert!(subject.problem.is_none());
+        let torn = of(r#"{"event":"room_started","room":{"room_id":"algebra"}}"#).unwrap();
+        assert_eq!(torn.problem.unwrap().to_string(), "room_started has no room.sid");
+        assert_eq!(torn.room_id.as_deref(), Some("algebra"));
+        assert!(of(r#"{"room":{}}"#).is_err());
+    }
+}

@@ -1,0 +1,385 @@
+//! Dead letters out of a database and into another one, as lines of JSON that hold everything.
+
+use std::collections::HashSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait, DatabaseConnection,
+    DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::change::record;
+use super::find::{Letter, letters};
+use super::subject::without_nul;
+use super::walk::{PAGE_ROWS, Walk};
+use super::{By, Filter, State};
+use crate::event::WorkerName;
+use crate::store::entity::dead_letter::{self, Column, Entity};
+use crate::store::entity::{dead_letter_change as change, dead_letter_failure as failure};
+use crate::store::transaction;
+
+/// The format of the lines.
+const FORMAT: u32 = 1;
+
+/// A dead letter with its history, as a line holds it. Times are RFC 3339.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are the columns, see store::entity::dead_letter")]
+pub struct Record {
+    /// The format of the line.
+    pub format: u32,
+    /// In the database that it came from.
+    pub id: i64,
+    pub message_id: String,
+    pub worker: String,
+    pub event: String,
+    pub event_id: Option<String>,
+    pub source: String,
+    pub room_id: Option<String>,
+    pub user_id: Option<String>,
+    pub traceparent: Option<String>,
+    pub received_at: DateTime<Utc>,
+    pub state: String,
+    pub kind: String,
+    pub cause: String,
+    pub error: String,
+    pub attempts: i32,
+    pub host: Option<String>,
+    pub first_failed_at: DateTime<Utc>,
+    pub last_failed_at: DateTime<Utc>,
+    pub replays: i32,
+    pub replayed_at: Option<DateTime<Utc>>,
+    pub replayed_by: Option<String>,
+    pub replay_run: Option<String>,
+    pub applied_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub headers: Value,
+    /// The body; in base64 instead, where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// The same for the body as it came, where it was edited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_body: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_body_base64: Option<String>,
+    pub failures: Vec<Failure>,
+    pub changes: Vec<Change>,
+}
+
+/// One time that it died: see [`failure`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are the columns")]
+pub struct Failure {
+    pub failed_at: DateTime<Utc>,
+    pub replay: i32,
+    pub kind: String,
+    pub cause: String,
+    pub error: String,
+    pub attempts: i32,
+    pub host: Option<String>,
+}
+
+/// What somebody did with it: see [`change`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are the columns")]
+pub struct Change {
+    pub changed_at: DateTime<Utc>,
+    pub changed_by: String,
+    pub change: String,
+    pub reason: Option<String>,
+}
+
+/// Why a line is not a dead letter.
+#[derive(Debug, thiserror::Error)]
+pub enum BadLine {
+    /// It is not JSON, or not of this shape.
+    #[error("it is no exported dead letter: {0}")]
+    Shape(#[from] serde_json::Error),
+    /// It is another Rollcall's.
+    #[error(
+        "it is of format {0}, and this Rollcall reads format {FORMAT}: import it with the Rollcall that exported it"
+    )]
+    Format(u64),
+    /// A value that cannot be.
+    #[error("its {field} is {value:?}, which is none")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What stands there.
+        value: String,
+    },
+}
+
+impl Record {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// See [`BadLine`].
+    pub fn parse(line: &str) -> Result<Self, BadLine> {
+        #[derive(Deserialize)]
+        struct OfFormat {
+            format: u64,
+        }
+        let OfFormat { format } = serde_json::from_str(line)?;
+        if format != u64::from(FORMAT) {
+            return Err(BadLine::Format(format));
+        }
+        let record: Self = serde_json::from_str(line)?;
+        record.check()?;
+        Ok(record)
+    }
+
+    fn check(&self) -> Result<(), BadLine> {
+        let bad = |field, value: &str| Err(BadLine::Value { field, value: value.to_owned() });
+        if self.message_id.parse::<Uuid>().is_err() {
+            return bad("message_id", &self.message_id);
+        }
+        if self.worker.parse::<WorkerName>().is_err() {
+            return bad("worker", &self.worker);
+        }
+        if !KINDS.contains(&self.kind.as_str()) {
+            return bad("kind", &self.kind);
+        }
+        for (field, base64) in
+            [("body_base64", &self.body_base64), ("original_body_base64", &self.original_body_base64)]
+        {
+            if base64.as_ref().is_some_and(|base64| BASE64.decode(base64).is_err()) {
+                return bad(field, "no base64");
+            }
+        }
+        if self.body().is_none() {
+            return bad("body", "");
+        }
+        Ok(())
+    }
+
+    /// The body; `None` where a line has none.
+    fn body(&self) -> Option<Vec<u8>> {
+        bytes(self.body.as_ref(), self.body_base64.as_ref())
+    }
+
+    /// The row that it becomes here.
+    fn row(&self, now: DateTime<Utc>) -> dead_letter::ActiveModel {
+        let text = |text: &str| Set(without_nul(text));
+        let some_text = |text: &Option<String>| Set(text.as_deref().map(without_nul));
+        dead_letter::ActiveModel {
+            id: sea_orm::ActiveValue::NotSet,
+            message_id: text(&self.message_id),
+            worker: text(&self.worker),
+            event: text(&self.event),
+            event_id: some_text(&self.event_id),
+            source: text(&self.source),
+            room_id: some_text(&self.room_id),
+            user_id: some_text(&self.user_id),
+            traceparent: some_text(&self.traceparent),
+            received_at: Set(self.received_at),
+            state: text(State::Dead.as_str()),
+            kind: text(&self.kind),
+            cause: text(&self.cause),
+            error: text(&self.error),
+            attempts: Set(self.attempts),
+            host: some_text(&self.host),
+            first_failed_at: Set(self.first_failed_at),
+            last_failed_at: Set(self.last_failed_at),
+            replays: Set(self.replays),
+            replayed_at: Set(self.replayed_at),
+            replayed_by: some_text(&self.replayed_by),
+            // A run of another installation.
+            replay_run: Set(None),
+            applied_at: Set(None),
+            created_at: Set(now),
+            updated_at: Set(now),
+            headers: text(&self.headers.to_string()),
+            body: Set(self.body().unwrap_or_default()),
+            original_body: Set(bytes(self.original_body.as_ref(), self.original_body_base64.as_ref())),
+        }
+    }
+}
+
+/// What the column `kind` takes.
+const KINDS: [&str; 4] = ["permanent", "exhausted", "poison", "purged"];
+
+fn bytes(text: Option<&String>, base64: Option<&String>) -> Option<Vec<u8>> {
+    let text = text.map(|text| text.clone().into_bytes());
+    text.or_else(|| BASE64.decode(base64?).ok())
+}
+
+/// The bytes as text; or else in base64.
+fn text_or_base64(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(error) => (None, Some(BASE64.encode(error.as_bytes()))),
+    }
+}
+
+impl From<Letter> for Record {
+    fn from(Letter { row, failures, changes }: Letter) -> Self {
+        let (body, body_base64) = text_or_base64(row.body);
+        let (original_body, original_body_base64) = row.original_body.map(text_or_base64).unwrap_or_default();
+        Self {
+            format: FORMAT,
+            id: row.id,
+            message_id: row.message_id,
+            worker: row.worker,
+            event: row.event,
+            event_id: row.event_id,
+            source: row.source,
+            room_id: row.room_id,
+            user_id: row.user_id,
+            traceparent: row.traceparent,
+            received_at: row.received_at,
+            state: row.state,
+            kind: row.kind,
+            cause: row.cause,
+            error: row.error,
+            attempts: row.attempts,
+            host: row.host,
+            first_failed_at: row.first_failed_at,
+            last_failed_at: row.last_failed_at,
+            replays: row.replays,
+            replayed_at: row.replayed_at,
+            replayed_by: row.replayed_by,
+            replay_run: row.replay_run,
+            applied_at: row.applied_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            headers: serde_json::from_str(&row.headers).unwrap_or(Value::String(row.headers)),
+            body,
+            body_base64,
+            original_body,
+            original_body_base64,
+            failures: failures.into_iter().map(Failure::from).collect(),
+            changes: changes.into_iter().map(Change::from).collect(),
+        }
+    }
+}
+
+impl From<failure::Model> for Failure {
+    fn from(failure: failure::Model) -> Self {
+        let failure::Model { dead_letter_id: _, failed_at, replay, kind, cause, error, attempts, host } = failure;
+        Self { failed_at, replay, kind, cause, error, attempts, host }
+    }
+}
+
+impl From<change::Model> for Change {
+    fn from(change: change::Model) -> Self {
+        let change::Model { id: _, dead_letter_id: _, changed_at, changed_by, change, reason } = change;
+        Self { changed_at, changed_by, change, reason }
+    }
+}
+
+/// Dead letters on their way out, in the order of their ids.
+pub struct Export {
+    db: DatabaseConnection,
+    walk: Walk,
+}
+
+impl Export {
+    /// Begins with the first of `filter`.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn new(db: &DatabaseConnection, filter: &Filter) -> Result<Self, DbErr> {
+        Ok(Self { db: db.clone(), walk: Walk::new(db, filter, PAGE_ROWS).await? })
+    }
+
+    /// Some more; none at the end.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn next(&mut self) -> Result<Vec<Record>, DbErr> {
+        loop {
+            let ids = self.walk.next(&self.db).await?;
+            let found = letters(&self.db, &ids).await?;
+            // All that were found may be gone since.
+            if ids.is_empty() || !found.is_empty() {
+                return Ok(found.into_iter().map(Record::from).collect());
+            }
+        }
+    }
+}
+
+/// What has become of records that were to come in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// They are dead letters now.
+    pub new: u64,
+    /// They were there already, by their message ids.
+    pub known: u64,
+}
+
+/// Takes records in, all of them or none: they are dead, with the history that they had.
+///
+/// # Errors
+/// The database.
+pub async fn import(db: &DatabaseConnection, records: &[Record], by: &By) -> Result<Imported, DbErr> {
+    transaction(db, |tx| async move {
+        let mut known = known(&*tx, records).await?;
+        let mut imported = Imported::default();
+        let mut ids = Vec::new();
+        let now = Utc::now();
+        for letter in records {
+            if known.insert(letter.message_id.clone()) {
+                ids.push(insert(&tx, letter, now).await?);
+                imported.new += 1;
+            } else {
+                imported.known += 1;
+            }
+        }
+        record(&tx, Condition::all().add(Column::Id.is_in(ids)), "imported", by, now).await?;
+        Ok(imported)
+    })
+    .await
+}
+
+/// What [`import`] would do.
+///
+/// # Errors
+/// The database.
+pub async fn would_import(db: &DatabaseConnection, records: &[Record]) -> Result<Imported, DbErr> {
+    let mut known = known(db, records).await?;
+    let new = records.iter().filter(|record| known.insert(record.message_id.clone())).count();
+    Ok(Imported { new: new as u64, known: (records.len() - new) as u64 })
+}
+
+/// Those of the messages that are dead letters already.
+async fn known(db: &impl ConnectionTrait, records: &[Record]) -> Result<HashSet<String>, DbErr> {
+    let ids = records.iter().map(|record| record.message_id.as_str());
+    let known = Entity::find().select_only().column(Column::MessageId).filter(Column::MessageId.is_in(ids));
+    Ok(known.into_tuple().all(db).await?.into_iter().collect())
+}
+
+async fn insert(tx: &DatabaseTransaction, letter: &Record, now: DateTime<Utc>) -> Result<i64, DbErr> {
+    let dead_letter_id = letter.row(now).insert(tx).await?.id;
+    let failures = letter.failures.iter().map(|failed| failure::ActiveModel {
+        dead_letter_id: Set(dead_letter_id),
+        failed_at: Set(failed.failed_at),
+        replay: Set(failed.replay),
+        kind: Set(without_nul(&failed.kind)),
+        cause: Set(without_nul(&failed.cause)),
+        error: Set(without_nul(&failed.error)),
+        attempts: Set(failed.attempts),
+        host: Set(failed.host.as_deref().map(without_nul)),
+    });
+    failure::Entity::insert_many(failures).exec_without_returning(tx).await?;
+    let changes = letter.changes.iter().map(|changed| change::ActiveModel {
+        id: sea_orm::ActiveValue::NotSet,
+        dead_letter_id: Set(dead_letter_id),
+        changed_at: Set(changed.changed_at),
+        changed_by: Set(without_nul(&changed.changed_by)),
+        change: Set(without_nul(&changed.change)),
+        reason: Set(changed.reason.as_deref().map(without_nul)),
+    });
+    change::Entity::insert_many(changes).exec_without_returning(tx).await?;
+    Ok(dead_letter_id)
+}
