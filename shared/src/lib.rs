@@ -23,5 +23,5 @@ pub mod signature;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod telemetry;
-#[cfg(feature = "plugnmeet-api")]
+#[cfg(any(feature = "plugnmeet-api", feature = "management"))]
 pub mod tls;

@@ -7,6 +7,9 @@
 mod amqp;
 mod delivery;
 mod embedded;
+mod inspection;
+#[cfg(feature = "management")]
+pub mod management;
 mod message;
 mod spool;
 
@@ -17,6 +20,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
+pub use self::inspection::Inspection;
 pub use self::message::{DeadKind, Message};
 use crate::config::{self, Settings};
 
@@ -29,6 +33,8 @@ trait Backend: Send + Sync {
     fn publisher<'a>(&'a self, settings: &'a config::Ingress) -> BoxFuture<'a, Result<Box<dyn Publish>, QueueError>>;
 
     fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>>;
+
+    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>>;
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>>;
 }
@@ -59,6 +65,15 @@ impl Queue {
     /// Waiting does not help, see [`QueueError::is_final`].
     pub async fn consumer(&self, subscription: Subscription) -> Result<Consumer, QueueError> {
         self.0.consumer(subscription).await
+    }
+
+    /// Looks whether these settings' queue is as it should be; `None` where there is none yet. On a broker, what is missing
+    /// is declared, as any program does.
+    ///
+    /// # Errors
+    /// It cannot be reached, or used at all.
+    pub async fn inspect(&self, settings: &Settings) -> Result<Option<Inspection>, QueueError> {
+        self.0.inspect(settings).await
     }
 
     /// Deletes everything of these settings' that is in the queue, and what holds it.
@@ -140,6 +155,19 @@ pub enum QueueError {
         /// The broker's URL, without its password.
         url: String,
         /// What it said.
+        reason: String,
+    },
+    /// The broker lets us in, and does not let us use what is ours: waiting does not help.
+    #[error(
+        "the broker at {url} does not let us use {name} ({reason}): \
+         give the user of queue.url the permissions configure, write and read for everything that begins with queue.prefix"
+    )]
+    Forbidden {
+        /// The broker's URL, without its password.
+        url: String,
+        /// The queue's or exchange's name.
+        name: String,
+        /// What the broker said.
         reason: String,
     },
     /// A queue or exchange of ours exists and is different: waiting does not help.

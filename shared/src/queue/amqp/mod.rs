@@ -4,21 +4,26 @@
 //! - [`publisher`]: webhooks in, confirmed;
 //! - [`consumer`]: deliveries out; [`acks`] says what is done;
 //! - [`properties`]: a message as AMQP has it;
+//! - [`inspection`]: whether all of it is as it should be;
 //! - [`broker`]: getting there.
 
 mod acks;
 mod broker;
 mod consumer;
+mod inspection;
 mod properties;
 mod publisher;
 mod topology;
+mod version;
 
 use futures_util::future::BoxFuture;
 
 use self::broker::Broker;
+#[cfg(feature = "management")]
+pub(super) use self::broker::vhost;
 pub(super) use self::publisher::Publisher;
 use super::spool::Spooled;
-use super::{Backend, Consumer, Publish, QueueError, Subscription};
+use super::{Backend, Consumer, Inspection, Publish, QueueError, Subscription};
 use crate::config::{self, Settings};
 
 /// RabbitMQ, under the prefix of the settings.
@@ -46,6 +51,10 @@ impl Backend for Amqp {
 
     fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>> {
         Box::pin(consumer::start(self.broker.clone(), subscription))
+    }
+
+    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>> {
+        Box::pin(async { inspection::inspect(&self.broker, settings).await.map(Some) })
     }
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>> {

@@ -51,6 +51,12 @@ pub(in crate::queue) async fn insert(tx: &mut SqliteConnection, messages: &[(&st
     Ok(())
 }
 
+/// How many messages are in a queue.
+pub(in crate::queue) async fn waiting(connection: &mut SqliteConnection, queue: &str) -> sqlx::Result<u64> {
+    let count = sqlx::query_scalar("SELECT count(*) FROM message WHERE queue = ?").bind(queue).fetch_one(connection);
+    count.await.map(i64::cast_unsigned)
+}
+
 async fn insert_rows(tx: &mut SqliteConnection, messages: &[(&str, Message)]) -> sqlx::Result<()> {
     const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let rows = vec![ROW; messages.len()].join(", ");

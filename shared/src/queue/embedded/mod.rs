@@ -29,7 +29,7 @@ pub(super) use self::file::File;
 pub(super) use self::holder::Holder;
 pub(super) use self::messages::Stored;
 pub(super) use self::writer::{Limits, Store, StoreError};
-use super::{Backend, Consumer, Message, Publish, PublishError, QueueError, Subscription};
+use super::{Backend, Consumer, Inspection, Message, Publish, PublishError, QueueError, Subscription};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
 
@@ -65,6 +65,24 @@ impl Backend for Embedded {
 
     fn consumer(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer, QueueError>> {
         Box::pin(async { consumer::start(self.store().await?.clone(), subscription).await })
+    }
+
+    /// A file that is not there is not made: whoever makes it owns it, and that is to be Rollcall's user.
+    fn inspect<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>> {
+        Box::pin(async {
+            let Some(file) = File::find(&self.path).await? else { return Ok(None) };
+            let mut reader = file.reader().await?;
+            let unrouted = messages::waiting(&mut reader, "unrouted").await.map_err(|error| file.unusable(&error))?;
+            Ok(Some(Inspection {
+                holder: format!("the file {}", self.path.display()),
+                broker_version: None,
+                sound: 1,
+                faults: Vec::new(),
+                unrouted,
+                deserted: Vec::new(),
+                free_bytes: Some(writer::free_bytes(&self.path)),
+            }))
+        })
     }
 
     /// Empties the file. It is removed by whoever has given it its place.
