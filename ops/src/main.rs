@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod demo;
+mod doctor;
 mod migrate;
 mod output;
 mod send;
@@ -33,6 +34,7 @@ enum Command {
     Up(up::Args),
     Migrate(migrate::Args),
     Send(Box<send::Args>),
+    Doctor(doctor::Args),
     Demo(demo::Args),
 }
 
@@ -45,10 +47,16 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
+        Command::Doctor(args) => doctor::run(args, config).await,
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         output::complain(format_args!("rollcall: {}", in_one_line(&error)));
         ExitCode::FAILURE
     })
+}
+
+/// An error and its causes, in one line.
+fn causes(error: impl Into<anyhow::Error>) -> String {
+    in_one_line(&error.into())
 }

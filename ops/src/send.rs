@@ -217,7 +217,7 @@ impl To {
 }
 
 /// Where the ingress of these settings can be reached from this machine.
-fn ingress_url(ingress: &Ingress) -> Result<Url> {
+pub(crate) fn ingress_url(ingress: &Ingress) -> Result<Url> {
     let host = match ingress.address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

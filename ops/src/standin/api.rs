@@ -120,11 +120,12 @@ pub(super) async fn answer(server: &Server, request: Request<Incoming>) -> Resul
             Err(error) => failure(StatusCode::OK, &format!("proto: syntax error: {error}"), "INVALID_PARAMETERS"),
         },
     };
-    let mut answer = spoken((status, json), is_old);
+    let mut response = spoken((status, json), is_old).send(fault, endings).await?;
     if let Some(ahead) = server.state().clock_ahead {
-        answer.set(DATE, &(Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        let date = (Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        response.headers_mut().insert(DATE, date.try_into().expect("a date is ASCII"));
     }
-    answer.send(fault, endings).await
+    Ok(response)
 }
 
 /// It has no rooms.

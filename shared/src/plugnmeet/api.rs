@@ -343,7 +343,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    fn of(date: &HeaderValue, asked: DateTime<Utc>, answered: DateTime<Utc>) -> Option<Self> {
+    /// The clock of a `Date` that came in an answer to what was asked then; `None` where it is no date.
+    pub fn of(date: &HeaderValue, asked: DateTime<Utc>, answered: DateTime<Utc>) -> Option<Self> {
         let date = DateTime::parse_from_rfc2822(date.to_str().ok()?).ok()?.to_utc();
         Some(Self { at_least: date - answered, at_most: date + TimeDelta::seconds(1) - asked })
     }

@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
-pub use self::inspection::Inspection;
+pub use self::inspection::{Disk, Inspection};
 pub use self::message::{DeadKind, Message};
 use crate::config::{self, Settings};
 

@@ -18,6 +18,8 @@ use crate::queue::QueueError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats: a broker that is frozen is noticed after two.
 const HEARTBEAT: u16 = 10;
+/// The reply code of a close that nothing went wrong before.
+const DONE: u16 = 200;
 /// The first and the longest wait between two tries to connect.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -64,6 +66,16 @@ impl Broker {
 
     pub(super) async fn channel(&self, connection: &Connection) -> Result<Channel, QueueError> {
         connection.create_channel().await.map_err(|error| self.error("a channel", &error))
+    }
+
+    /// Closes a connection that has done what it was for. Its channels are to be closed before: those that are only dropped are
+    /// in its way.
+    pub(super) async fn close(&self, connection: &Connection) -> Result<(), QueueError> {
+        connection.close(DONE, "done".into()).await.map_err(|error| self.error("the connection", &error))
+    }
+
+    pub(super) async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {
+        channel.close(DONE, "done".into()).await.map_err(|error| self.error("a channel", &error))
     }
 
     /// A channel on which the broker confirms what is published.

@@ -1,6 +1,7 @@
 //! Whether everything on the broker is as it should be.
 
 use lapin::options::QueueDeclareOptions;
+use lapin::protocol::AMQPErrorKind;
 use lapin::types::FieldTable;
 use lapin::{Connection, ErrorKind, Queue};
 
@@ -16,7 +17,7 @@ use crate::queue::{Inspection, QueueError};
 /// The broker is not there, goes away, or does not let us in.
 pub(super) async fn inspect(broker: &Broker, settings: &Settings) -> Result<Inspection, QueueError> {
     let (connection, topology) = (broker.connect().await?, Topology::new(broker.prefix()));
-    let version = broker.version().await;
+    let broker_version = broker.version().await;
     let (sound, faults) = topology.declare_all(broker, &connection, settings).await?;
     let look = Look { broker, connection: &connection };
     let unrouted = look.at(&topology.unrouted()).await?.map_or(0, |queue| queue.message_count());
@@ -25,16 +26,15 @@ pub(super) async fn inspect(broker: &Broker, settings: &Settings) -> Result<Insp
         let queue = look.at(&topology.queue(worker)).await?;
         deserted.extend(queue.filter(|queue| queue.consumer_count() == 0).map(|_| worker));
     }
-    // Nothing hangs on it any more.
-    let _ = connection.close(0, "looked".into()).await;
+    broker.close(&connection).await?;
     Ok(Inspection {
         holder: format!("RabbitMQ at {}", broker.url()),
-        broker_version: version,
+        broker_version,
         sound,
         faults,
         unrouted: unrouted.into(),
         deserted,
-        free_bytes: None,
+        disk: None,
     })
 }
 
@@ -49,7 +49,7 @@ impl Look<'_> {
         let channel = self.broker.channel(self.connection).await?;
         let passive = QueueDeclareOptions::durable().passive();
         match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
-            Ok(queue) => Ok(Some(queue)),
+            Ok(queue) => self.broker.close_channel(&channel).await.map(|()| Some(queue)),
             Err(error) if is_of_the_queue(&error) => Ok(None),
             Err(error) => Err(self.broker.error(name, &error)),
         }
@@ -58,5 +58,6 @@ impl Look<'_> {
 
 /// Whether only the channel has ended by it.
 fn is_of_the_queue(error: &lapin::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(error) if matches!(error.kind(), lapin::protocol::AMQPErrorKind::Soft(_)))
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    matches!(error.kind(), AMQPErrorKind::Soft(_))
 }

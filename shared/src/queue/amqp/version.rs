@@ -1,4 +1,5 @@
-//! Which version a broker is: lapin reads it and keeps it to itself, so it is asked for once more.
+//! Which version a broker is: lapin reads it and keeps it to itself, so it is asked for once more. AMQP has no way to leave
+//! after the first words, so the broker's log says that a client closed its connection.
 
 use futures_util::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use lapin::protocol::connection::parse_start;

@@ -29,7 +29,7 @@ pub(super) use self::file::File;
 pub(super) use self::holder::Holder;
 pub(super) use self::messages::Stored;
 pub(super) use self::writer::{Limits, Store, StoreError};
-use super::{Backend, Consumer, Inspection, Message, Publish, PublishError, QueueError, Subscription};
+use super::{Backend, Consumer, Disk, Inspection, Message, Publish, PublishError, QueueError, Subscription};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
 
@@ -80,7 +80,7 @@ impl Backend for Embedded {
                 faults: Vec::new(),
                 unrouted,
                 deserted: Vec::new(),
-                free_bytes: Some(writer::free_bytes(&self.path)),
+                disk: Some(Disk { free_bytes: writer::free_bytes(&self.path), needed_bytes: MIN_FREE }),
             }))
         })
     }
