@@ -60,7 +60,10 @@ fn is_there(url: &SecretUrl) -> Result<(), Finding> {
 
 fn unreachable(url: &SecretUrl, error: DbErr) -> Finding {
     let (how, todo) = match store::kind_of(&error) {
-        ErrorKind::Unreachable => ("cannot be reached", "start it, or put database.url right; meanwhile workers wait"),
+        ErrorKind::Unreachable => (
+            "cannot be reached",
+            "see that it runs and can be reached, or put database.url right; meanwhile workers wait",
+        ),
         _ if url.sqlite_path().is_some() => ("cannot be used", "let this user write there, or put database.url right"),
         _ => ("refuses us", "put user, password and name in database.url right, or make them on the server"),
     };

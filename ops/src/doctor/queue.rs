@@ -124,7 +124,7 @@ fn fault(check: &str, error: &QueueError) -> Finding {
         QueueError::Unavailable { url, reason } => Finding::failed(
             check,
             format!("the broker at {url} cannot be used: {reason}"),
-            "start it, or put queue.url right; meanwhile webhooks are kept on the ingress's disk, and workers wait",
+            "see that it runs and can be reached, or put queue.url right; meanwhile webhooks are kept on the ingress's disk, and workers wait",
         ),
         QueueError::File { path, reason, way_out } => {
             Finding::failed(check, format!("the file {path} cannot be used: {reason}"), way_out)

@@ -79,7 +79,7 @@ fn todo(name: &str, error: &Error) -> String {
         },
         Error::Connection(_) => {
             format!(
-                "start it, or put plugnmeet.{name}.url right; can this machine reach it, and is its certificate good?"
+                "see that it runs, can be reached from here and has a good certificate, or put plugnmeet.{name}.url right"
             )
         }
         Error::Setup(_) | Error::Refused { .. } | Error::Unreadable(_) | Error::Endless => {

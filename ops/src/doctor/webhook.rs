@@ -67,7 +67,7 @@ async fn post(check: &str, setting: &str, name: &str, api_key: &str, secret: &Se
         Ok(response) => about(response, check, url, &format!("plugnmeet.{name}.{setting}"), asked).await,
         Err(error) => Finding::failed(
             check,
-            format!("nobody answers at {url}: {}", causes(error.without_url())),
+            format!("no answer from {url}: {}", causes(error.without_url())),
             "start the ingress (rollcall-ingress, or rollcall up); if it runs elsewhere, give its address by --url",
         ),
     }
