@@ -7,6 +7,7 @@
 //! - [`joins`]: the simplest of events, and how many have come through;
 //! - [`load`]: webhooks that go on while things break;
 //! - [`steady`]: as many webhooks a second whatever happens, and how long each answer took;
+//! - [`command`]: `rollcall`, as an operator types it;
 //! - [`broker`]: what waits in which queue;
 //! - [`proxy`]: a way to a server that can fall silent;
 //! - [`fixtures`]: classes captured from a real server;
@@ -34,6 +35,7 @@ macro_rules! on_both_back_ends {
 pub mod bench;
 pub mod broker;
 pub mod classes;
+pub mod command;
 pub mod fixtures;
 pub mod installation;
 pub mod joins;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rollcall_shared::store::entity::{course_live_session, live_session_interval, live_session_user};
+use rollcall_tests::command::{Done, rollcall};
 use rollcall_tests::installation::Installation;
 use rollcall_tests::joins::{applied, join};
 use rollcall_tests::load::{Load, all_applied};
@@ -25,18 +26,14 @@ rollcall_tests::on_both_back_ends!(
     beside_workers_under_load_nothing_is_lost_or_wrong,
 );
 
-/// What it says on standard output and on standard error, and whether it went well.
-async fn rebuild(installation: &Installation, arguments: &[&str]) -> (bool, String, String) {
-    let arguments: Vec<&str> = ["attendance", "rebuild"].into_iter().chain(arguments.iter().copied()).collect();
-    let mut process = installation.spawn("rollcall", &arguments);
-    let status = process.ended().await;
-    (status.success(), process.output(), process.log())
+async fn rebuild(installation: &Installation, arguments: &[&str]) -> Done {
+    rollcall(installation, &[&["attendance", "rebuild"], arguments].concat()).await
 }
 
 /// It goes well and says this.
 async fn rebuilds(installation: &Installation, arguments: &[&str], says: &str) {
-    let (went_well, said, complained) = rebuild(installation, arguments).await;
-    assert!(went_well && said == says, "{arguments:?}: {said}{complained}");
+    let done = rebuild(installation, arguments).await;
+    assert!(done.success && done.stdout == says, "{arguments:?}: {done:?}");
 }
 
 async fn all_rows(installation: &Installation) -> Vec<live_session_user::Model> {
@@ -146,8 +143,8 @@ async fn damaged_rows_of_captured_classes_are_healed(mut installation: Installat
     for class in classes.keys() {
         assert_ne!(fixtures::attendance(&installation.db, class).await, expected[class]["whole"]);
     }
-    let (went_well, said, complained) = rebuild(&installation, &["--all"]).await;
-    assert!(went_well && said.starts_with("Derived the rows of "), "{said}{complained}");
+    let Done { success, stdout, stderr } = rebuild(&installation, &["--all"]).await;
+    assert!(success && stdout.starts_with("Derived the rows of "), "{stdout}{stderr}");
     for class in classes.keys() {
         assert_eq!(fixtures::attendance(&installation.db, class).await, expected[class]["whole"], "{class}");
     }
@@ -163,11 +160,11 @@ async fn damaged_rows_of_captured_classes_are_healed(mut installation: Installat
 /// Makes every total wrong, rebuilds, and expects this of the totals of these rooms to be right again.
 async fn heals(installation: &Installation, arguments: &[&str], rooms: &[&str]) {
     execute(installation, "UPDATE live_session_user SET total_seconds = 5").await;
-    let (went_well, said, complained) = rebuild(installation, arguments).await;
-    assert!(went_well, "{arguments:?}: {complained}");
+    let Done { success, stdout, stderr } = rebuild(installation, arguments).await;
+    assert!(success, "{arguments:?}: {stderr}");
     let healed = rows(installation).await.into_values().filter(|row| row.total_seconds == 100);
     let healed: Vec<_> = healed.map(|row| row.user_id).collect();
-    assert_eq!(healed, rooms, "{arguments:?}: {said}");
+    assert_eq!(healed, rooms, "{arguments:?}: {stdout}");
 }
 
 async fn only_what_is_selected_is_derived(installation: Installation) {
@@ -227,16 +224,16 @@ async fn what_cannot_be_done_is_said(installation: Installation) {
         (&["--since", "yesterday"], "it is RFC 3339 (2026-11-22T09:00:00Z), Unix seconds, or how long ago"),
         (&["--all", "--course", "algebra"], "cannot be used with"),
     ] {
-        let (went_well, said, complained) = rebuild(&installation, arguments).await;
-        assert!(!went_well && said.is_empty() && complained.contains(says), "{arguments:?}: {said}{complained}");
+        let Done { success, stdout, stderr } = rebuild(&installation, arguments).await;
+        assert!(!success && stdout.is_empty() && stderr.contains(says), "{arguments:?}: {stdout}{stderr}");
     }
-    let (went_well, said, complained) = rebuild(&installation, &["--course", "algebra"]).await;
-    assert!(went_well && said.is_empty(), "{said}{complained}");
-    assert_eq!(complained, "No session matches: nothing was done.\n");
+    let Done { success, stdout, stderr } = rebuild(&installation, &["--course", "algebra"]).await;
+    assert!(success && stdout.is_empty(), "{stdout}{stderr}");
+    assert_eq!(stderr, "No session matches: nothing was done.\n");
 
     execute(&installation, "DROP TABLE seaql_migrations").await;
-    let (went_well, _, complained) = rebuild(&installation, &["--all"]).await;
-    assert!(!went_well && complained.contains("run `rollcall migrate`"), "{complained}");
+    let Done { success, stderr, .. } = rebuild(&installation, &["--all"]).await;
+    assert!(!success && stderr.contains("run `rollcall migrate`"), "{stderr}");
 }
 
 /// So many sessions with people in them, the first with the most; one row in five is missing, and the others are wrong.
@@ -308,8 +305,8 @@ async fn beside_workers_under_load_nothing_is_lost_or_wrong(mut installation: In
         execute(&installation, "DELETE FROM live_session_user WHERE id % 10 = 1").await;
         load.goes_on(20, LIMIT).await;
         killed.kill().await;
-        let (went_well, said, complained) = rebuild(&installation, &["--all"]).await;
-        assert!(went_well, "round {round}: {said}{complained}");
+        let Done { success, stdout, stderr } = rebuild(&installation, &["--all"]).await;
+        assert!(success, "round {round}: {stdout}{stderr}");
     }
     let accepted = load.stop().await;
     all_applied(&installation, &accepted, LIMIT).await;

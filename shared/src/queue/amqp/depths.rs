@@ -38,7 +38,11 @@ pub(super) async fn depths(
             oldest: None,
         });
     }
-    Ok(Depths { workers, unrouted: look.messages(&topology.unrouted()).await? })
+    let unrouted = look.messages(&topology.unrouted()).await?;
+    if let Some(channel) = look.channel {
+        broker.close_channel(&channel).await?;
+    }
+    Ok(Depths { workers, unrouted })
 }
 
 /// A queue as it is.
