@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::HumanBytes;
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::WorkerName;
+use rollcall_shared::queue::inspection::{Broker, File};
 use rollcall_shared::queue::management::{ConsumerTimeout, Management, ManagementError, QueueState};
 use rollcall_shared::queue::{Inspection, Queue, QueueError};
 use rollcall_workers::program::longest_hold;
@@ -32,14 +33,14 @@ async fn inspect(settings: &Settings) -> Vec<Finding> {
         Err(error) => Err(error),
     };
     match inspection {
-        Ok(Some(inspection)) if settings.queue.url.sqlite_path().is_some() => in_file(&inspection),
-        Ok(Some(inspection)) => on_broker(settings, &inspection),
-        Ok(None) => vec![Finding::warning(
+        Ok(Inspection::Broker(broker)) => on_broker(&settings.queue.prefix, &broker),
+        Ok(Inspection::File(file)) => vec![in_file(&file)],
+        Ok(Inspection::NoFile(path)) => vec![Finding::warning(
             "queue",
-            format!("the file of {} is not there yet", settings.queue.url),
+            format!("the file {} is not there yet", path.display()),
             "rollcall up makes it; if Rollcall runs already, run this in its folder",
         )],
-        Err(error) if settings.queue.url.sqlite_path().is_some() => vec![fault("queue", &error)],
+        Err(error @ (QueueError::File { .. } | QueueError::Storage(_))) => vec![fault("queue", &error)],
         Err(error) => {
             let because = "the broker cannot be used";
             let others = ["queues", "unrouted", "consumers"].map(|check| Finding::not_made(check, because));
@@ -48,34 +49,31 @@ async fn inspect(settings: &Settings) -> Vec<Finding> {
     }
 }
 
-fn in_file(inspection: &Inspection) -> Vec<Finding> {
-    let Inspection { holder, disk, .. } = inspection;
-    let Some(disk) = disk else { return vec![Finding::ok("queue", format!("{holder} is whole"))] };
-    let room = HumanBytes(disk.free_bytes);
-    let found = format!("{holder} is whole; {room} free");
-    vec![if disk.free_bytes < disk.needed_bytes {
+fn in_file(file: &File) -> Finding {
+    let found = format!("the file {} is whole; {} free", file.path.display(), HumanBytes(file.free_bytes));
+    if file.free_bytes < file.needed_bytes {
         Finding::failed("queue", format!("{found}: events are refused"), "make room on its disk")
-    } else if disk.free_bytes < LITTLE_ROOM {
+    } else if file.free_bytes < LITTLE_ROOM {
         Finding::warning("queue", found, "make room on its disk soon")
     } else {
         Finding::ok("queue", found)
-    }]
+    }
 }
 
-fn on_broker(settings: &Settings, inspection: &Inspection) -> Vec<Finding> {
-    let mut findings = vec![version(inspection)];
-    findings.extend(declared(inspection));
-    findings.push(unrouted(&settings.queue.prefix, inspection.unrouted));
-    findings.extend(consumers(&settings.queue.prefix, &inspection.deserted));
+fn on_broker(prefix: &str, broker: &Broker) -> Vec<Finding> {
+    let mut findings = vec![version(broker)];
+    findings.extend(declared(broker));
+    findings.push(unrouted(prefix, broker.unrouted));
+    findings.extend(consumers(prefix, &broker.deserted));
     findings
 }
 
-fn version(inspection: &Inspection) -> Finding {
-    let Inspection { holder, broker_version, .. } = inspection;
-    let Some(version) = broker_version else {
-        return Finding::warning("queue", format!("{holder} does not say its version"), "see that it is 3.10 or later");
+fn version(broker: &Broker) -> Finding {
+    let Some(version) = &broker.version else {
+        let found = format!("the broker at {} does not say its version", broker.url);
+        return Finding::warning("queue", found, "see that it is RabbitMQ 3.10 or later");
     };
-    let found = format!("{holder}, version {version}");
+    let found = format!("RabbitMQ {version} at {}", broker.url);
     if is_too_old(version) {
         return Finding::failed(
             "queue",
@@ -91,13 +89,13 @@ fn is_too_old(version: &str) -> bool {
     numbers.next().zip(numbers.next()).is_some_and(|version: (u32, u32)| version < OLDEST)
 }
 
-fn declared(inspection: &Inspection) -> Vec<Finding> {
-    if inspection.faults.is_empty() {
-        let found = format!("{} exchanges, queues and bindings, each as it should be", inspection.sound);
+fn declared(broker: &Broker) -> Vec<Finding> {
+    if broker.faults.is_empty() {
+        let found = format!("{} exchanges, queues and bindings, each as it should be", broker.sound);
         return vec![Finding::ok("queues", found)];
     }
-    let mut findings: Vec<_> = inspection.faults.iter().take(TOLD).map(|error| fault("queues", error)).collect();
-    if let Some(more) = inspection.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
+    let mut findings: Vec<_> = broker.faults.iter().take(TOLD).map(|error| fault("queues", error)).collect();
+    if let Some(more) = broker.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
         findings.push(Finding::failed("queues", format!("and {more} more like that"), "as above"));
     }
     findings

@@ -10,7 +10,7 @@ mod depth;
 mod drain;
 mod embedded;
 mod in_hand;
-mod inspection;
+pub mod inspection;
 #[cfg(feature = "management")]
 pub mod management;
 mod message;
@@ -26,7 +26,7 @@ pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
 pub use self::depth::{Depth, Depths};
 pub use self::drain::{Drain, Drained};
 pub use self::in_hand::{Held, InHand};
-pub use self::inspection::{Disk, Inspection};
+pub use self::inspection::Inspection;
 pub use self::message::{DeadKind, Death, Message, POISON, Removed, Replay};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
@@ -47,7 +47,7 @@ trait Backend: Send + Sync {
 
     fn depths<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>>;
 
-    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>>;
+    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Inspection, QueueError>>;
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>>;
 }
@@ -104,12 +104,11 @@ impl Queue {
         self.0.depths(settings).await
     }
 
-    /// Looks whether these settings' queue is as it should be; `None` where there is none yet. On a broker, what is missing
-    /// is declared, as any program does.
+    /// Looks whether these settings' queue is as it should be. On a broker, what is missing is declared, as any program does.
     ///
     /// # Errors
     /// It cannot be reached, or used at all.
-    pub async fn inspect(&self, settings: &Settings) -> Result<Option<Inspection>, QueueError> {
+    pub async fn inspect(&self, settings: &Settings) -> Result<Inspection, QueueError> {
         self.0.inspect(settings).await
     }
 

@@ -5,6 +5,7 @@
 //! are, so that what a killed process left can be told from what is being fetched.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,10 +57,23 @@ impl Archive {
         Ok(Self { store: Arc::new(store), root, work, inside })
     }
 
-    /// Whether its folder is there, or would be made by [`open`](Self::open).
-    pub(super) fn exists(settings: &Settings) -> anyhow::Result<bool> {
+    /// Opens the storage if its folder is there. A work folder that is made in it belongs to whom the storage belongs to, and not
+    /// to an operator who only looks: the worker is to write there.
+    pub(super) fn find(settings: &Settings) -> anyhow::Result<Option<Self>> {
         let root = root(settings)?;
-        root.try_exists().with_context(|| format!("setting storage.url: cannot look for {}", root.display()))
+        let looking = || format!("setting storage.url: cannot look for {}", root.display());
+        if !root.try_exists().with_context(looking)? {
+            return Ok(None);
+        }
+        let had_work_folder = root.join(INCOMING).exists();
+        let archive = Self::open(settings)?;
+        if archive.inside && !had_work_folder {
+            let (owner, made) = (fs::metadata(&root)?, fs::metadata(&archive.work)?);
+            if owner.uid() != made.uid() {
+                std::os::unix::fs::chown(&archive.work, Some(owner.uid()), Some(owner.gid()))?;
+            }
+        }
+        Ok(Some(archive))
     }
 
     /// A name for a file that this job will make, and remove unless it is published.

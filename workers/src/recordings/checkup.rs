@@ -20,10 +20,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// Which of it cannot be done, and the setting that it depends on.
 pub async fn storage(settings: &Settings) -> anyhow::Result<Option<u64>> {
-    if !Archive::exists(settings)? {
-        return Ok(None);
-    }
-    let archive = Archive::open(settings)?;
+    let Some(archive) = Archive::find(settings)? else { return Ok(None) };
     archive.try_out().await?;
     archive.free_bytes().map(Some)
 }

@@ -77,8 +77,8 @@ impl Backend for Amqp {
         })
     }
 
-    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>> {
-        Box::pin(async { inspection::inspect(&self.broker, settings).await.map(Some) })
+    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Inspection, QueueError>> {
+        Box::pin(async { inspection::inspect(&self.broker, settings).await.map(Inspection::Broker) })
     }
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>> {

@@ -36,8 +36,8 @@ pub(super) use self::messages::Stored;
 pub(super) use self::writer::{Limits, Store, StoreError};
 use super::drain::{Drain, Drained};
 use super::{
-    Backend, Consumer, Depth, Depths, Disk, Inspection, Message, Publish, PublishError, QueueError, SendTo,
-    Subscription,
+    Backend, Consumer, Depth, Depths, Inspection, Message, Publish, PublishError, QueueError, SendTo, Subscription,
+    inspection,
 };
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
@@ -99,20 +99,16 @@ impl Backend for Embedded {
     }
 
     /// A file that is not there is not made: whoever makes it owns it, and that is to be Rollcall's user.
-    fn inspect<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>> {
+    fn inspect<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<Inspection, QueueError>> {
         Box::pin(async {
-            let Some(file) = File::find(&self.path).await? else { return Ok(None) };
-            let mut reader = file.reader().await?;
-            let queues = messages::depths(&mut reader).await.map_err(|error| file.unusable(&error))?;
-            Ok(Some(Inspection {
-                holder: format!("the file {}", self.path.display()),
-                broker_version: None,
-                sound: 1,
-                faults: Vec::new(),
-                unrouted: unrouted(&queues),
-                deserted: Vec::new(),
-                disk: Some(Disk { free_bytes: writer::free_bytes(&self.path), needed_bytes: MIN_FREE }),
-            }))
+            let path = self.path.clone();
+            Ok(match File::find(&path).await? {
+                Some(_) => {
+                    let free_bytes = writer::free_bytes(&path);
+                    Inspection::File(inspection::File { path, free_bytes, needed_bytes: MIN_FREE })
+                }
+                None => Inspection::NoFile(path),
+            })
         })
     }
 
