@@ -45,7 +45,11 @@ impl Running {
         let spool = Spool { path: data.path().join("spool.db"), max_bytes: max_spool, min_free_bytes: 0 };
         let settings = Ingress { max_body_bytes: MAX_BODY, spool, ..Ingress::default() };
         let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
-        let queue = config::Queue { url: SecretUrl::parse(&no_broker().await).unwrap(), prefix: "test".into() };
+        let queue = config::Queue {
+            url: SecretUrl::parse(&no_broker().await).unwrap(),
+            prefix: "test".into(),
+            ..config::Queue::default()
+        };
         let publisher = Queue::open(&queue, "test").unwrap().publisher(&settings).await.unwrap();
         let (verifier, rejections) = (Verifier::new([keys]), Arc::<LastRejections>::default());
         let webhooks = Webhooks::new(&settings, verifier, publisher, rejections.clone(), timeouts.body);

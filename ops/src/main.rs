@@ -2,10 +2,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod address;
 mod attendance;
 mod confirm;
 mod demo;
 mod dlq;
+mod doctor;
 mod migrate;
 mod output;
 mod pause;
@@ -50,6 +52,7 @@ enum Command {
     Attendance(attendance::Args),
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Dlq(Box<dlq::Args>),
+    Doctor(doctor::Args),
     Demo(demo::Args),
 }
 
@@ -68,10 +71,16 @@ async fn main() -> ExitCode {
         Command::Attendance(args) => attendance::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
         Command::Dlq(args) => dlq::run(*args, config).await,
+        Command::Doctor(args) => doctor::run(args, config).await,
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         output::complain(format_args!("rollcall: {}", in_one_line(&error)));
         ExitCode::FAILURE
     })
+}
+
+/// An error and its causes, in one line.
+fn causes(error: impl Into<anyhow::Error>) -> String {
+    in_one_line(&error.into())
 }

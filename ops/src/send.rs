@@ -1,7 +1,6 @@
 //! `rollcall send`: signs one webhook and posts it, as a PlugNMeet server would.
 
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -17,6 +16,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
+use crate::address::reachable;
 use crate::{output, time};
 
 /// Sign one webhook and post it, as a PlugNMeet server would.
@@ -211,15 +211,9 @@ impl To {
 }
 
 /// Where the ingress of these settings can be reached from this machine.
-fn ingress_url(ingress: &Ingress) -> Result<Url> {
-    let host = match ingress.address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
+pub(crate) fn ingress_url(ingress: &Ingress) -> Result<Url> {
     let path = ingress.paths.first().context("setting ingress.paths is empty")?;
-    let address = SocketAddr::new(host, ingress.address.port());
-    Ok(Url::parse(&format!("http://{address}{path}"))?)
+    Ok(Url::parse(&format!("http://{}{path}", reachable(ingress.address)))?)
 }
 
 fn body(what: &str, fields: &Fields) -> Result<Bytes> {

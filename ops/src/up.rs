@@ -4,7 +4,7 @@
 //! are the same as the programs of their own, and share nothing but the queue and the database.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::address::reachable;
 use crate::{migrate, output};
 
 /// Run everything in one process: the ingress and all workers.
@@ -204,10 +205,4 @@ impl fmt::Display for Welcome<'_> {
              client:\n  webhook_conf:\n    enable: true\n    url: \"{url}\"\n"
         )
     }
-}
-
-/// What listens everywhere is reached here.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
-    SocketAddr::new(ip, address.port())
 }

@@ -69,6 +69,8 @@ pub struct Queue {
     pub url: SecretUrl,
     /// What every exchange and queue is named after, so that two installations can share a broker.
     pub prefix: String,
+    /// Where RabbitMQ's management plugin is, for what AMQP does not tell: `http://user:password@host:15672`.
+    pub management_url: Option<SecretUrl>,
 }
 
 /// `[database]`
@@ -282,7 +284,7 @@ impl TryFrom<String> for LogFormat {
 impl Default for Queue {
     fn default() -> Self {
         let url = SecretUrl::parse("sqlite://data/queue.db").expect("a constant URL parses");
-        Self { url, prefix: "rollcall".into() }
+        Self { url, prefix: "rollcall".into(), management_url: None }
     }
 }
 
@@ -557,6 +559,14 @@ impl Settings {
              with %2f for the virtual host /",
         )?;
         check(is_name(&self.queue.prefix), "queue.prefix", &self.queue.prefix, NAME)?;
+        if let Some(management) = &self.queue.management_url {
+            check(
+                management.starts_with(&["http://", "https://"]),
+                "queue.management_url",
+                management,
+                "it is where RabbitMQ's management plugin answers, http://user:password@host:15672",
+            )?;
+        }
         let database = &self.database.url;
         check(
             database.starts_with(&["postgres://", "postgresql://"]) || database.is_file(),
@@ -792,6 +802,11 @@ mod tests {
             (&format!("{QUEUE}database.url = 'postgres:u:hunter2@h/d'"), "setting database.url is \"***\""),
             ("queue.url = 'hunter2'", "not a URL"),
             (&format!("{QUEUE}queue.prefix = 'a.b'"), "setting queue.prefix is \"a.b\""),
+            (
+                &format!("{QUEUE}queue.management_url = 'amqp://u:hunter2@h'"),
+                "setting queue.management_url is \"amqp://u:***@h\": it is where",
+            ),
+            (&format!("{QUEUE}queue.management_url = 'u:hunter2@h:15672'"), "setting queue.management_url is \"***\""),
             (&format!("{QUEUE}storage.url = 's3://b'"), "setting storage.url is \"s3://b\""),
             (&format!("{QUEUE}database.url = 'mysql://u:hunter2@h/d'"), "mysql://u:***@h/d"),
             (&format!("{QUEUE}ingress.adress = 'x'"), "adress"),
@@ -864,7 +879,8 @@ mod tests {
     #[test]
     fn settings_print_without_their_secrets() {
         let settings = load(&format!(
-            "{QUEUE}[plugnmeet.main]\nurl='https://x'\napi_key='k'\napi_secret='hunter2'\nprevious_secret='hunter2'"
+            "{QUEUE}queue.management_url = 'http://u:hunter2@h:15672'\n\
+             [plugnmeet.main]\nurl='https://x'\napi_key='k'\napi_secret='hunter2'\nprevious_secret='hunter2'"
         ))
         .unwrap();
         assert!(!format!("{settings:?}").contains("hunter2"));

@@ -29,5 +29,5 @@ pub mod signature;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod telemetry;
-#[cfg(feature = "plugnmeet-api")]
+#[cfg(any(feature = "plugnmeet-api", feature = "management"))]
 pub mod tls;

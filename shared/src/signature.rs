@@ -17,9 +17,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// How far the clocks of a server and of this machine may differ, in seconds.
-const CLOCK_LEEWAY: i64 = 60;
+pub const CLOCK_LEEWAY: i64 = 60;
 /// How long a signed token lives, in seconds: what a PlugNMeet server gives its own.
-const TOKEN_LIFETIME: i64 = 300;
+pub const TOKEN_LIFETIME: i64 = 300;
 
 /// One server's key and the secrets that are good for it now.
 #[derive(Debug, Clone)]

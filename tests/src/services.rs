@@ -40,16 +40,28 @@ impl Server {
         Self::start_new("rabbitmq", name).await
     }
 
+    /// A RabbitMQ with its management plugin, and where that is.
+    pub async fn rabbitmq_with_management(name: &str) -> (Self, String) {
+        let server = Self::start_with("rabbitmq", name, &[("ROLLCALL_DEV_MANAGEMENT", "yes")]).await;
+        let management = server.directory.join("management.url");
+        let management = std::fs::read_to_string(management).unwrap().trim().to_owned();
+        (server, management)
+    }
+
     /// A PostgreSQL.
     pub async fn postgres(name: &str) -> Self {
         Self::start_new("postgres", name).await
     }
 
     async fn start_new(kind: &str, name: &str) -> Self {
+        Self::start_with(kind, name, &[]).await
+    }
+
+    async fn start_with(kind: &str, name: &str, environment: &[(&str, &str)]) -> Self {
         let directory = directory().join(name);
         let script = Path::new(&variable("ROLLCALL_DEV")).join(kind);
         let mut server = Self { script, directory, url: String::new() };
-        server.run("start").await;
+        server.run_with("start", environment).await;
         server.url = std::fs::read_to_string(server.directory.join("url")).unwrap().trim().to_owned();
         server
     }
@@ -87,8 +99,13 @@ impl Server {
     }
 
     async fn run(&self, verb: &str) {
-        let status = Command::new(&self.script).arg(verb).arg(&self.directory).stdout(Stdio::null()).status().await;
-        assert!(status.unwrap().success(), "{} {verb} failed", self.script.display());
+        self.run_with(verb, &[]).await;
+    }
+
+    async fn run_with(&self, verb: &str, environment: &[(&str, &str)]) {
+        let mut command = Command::new(&self.script);
+        command.arg(verb).arg(&self.directory).envs(environment.iter().copied()).stdout(Stdio::null());
+        assert!(command.status().await.unwrap().success(), "{} {verb} failed", self.script.display());
     }
 }
 

@@ -101,7 +101,7 @@ mod tests {
 
     fn status(asked: Asked, status: u16) -> Error {
         let status = StatusCode::from_u16(status).unwrap();
-        Error::new(api::Error::Status { asked, status, message: String::new(), retry_after: None })
+        Error::new(api::Error::Status { asked, status, code: String::new(), message: String::new(), retry_after: None })
     }
 
     #[test]

@@ -168,6 +168,11 @@ fn limits(worker: WorkerName, settings: &Settings) -> Limits {
     }
 }
 
+/// The longest that a worker may keep a message before it acknowledges it: a job is waited for, and then the database.
+pub fn longest_hold(settings: &Settings) -> Duration {
+    settings.recordings.hold + runner::HOLD
+}
+
 /// How many connections to the database a worker uses at most: one for each batch at work, and some for the rest.
 pub fn connections(program: AnyWorker, settings: &Settings) -> u32 {
     const SPARE: usize = 3;

@@ -9,6 +9,7 @@
 //! What goes wrong stands in the row's `error` while the event is tried again, and the row is `failed` when it is given up.
 
 mod archive;
+pub mod checkup;
 mod download;
 mod lease;
 mod media;

@@ -44,7 +44,7 @@ use crate::worker::{Batch, Failure, Outcome, Worker};
 
 /// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
 /// acknowledgement, and counts that against every delivery on it.
-const HOLD: Duration = Duration::from_mins(5);
+pub(crate) const HOLD: Duration = Duration::from_mins(5);
 /// How often to ask whether the database is back.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 

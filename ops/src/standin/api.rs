@@ -1,8 +1,9 @@
-//! The part of the `/auth` API that fetches recordings, in the very words of a running server.
+//! The part of the `/auth` API that Rollcall asks, in the very words of a running server.
 
 use chrono::{DateTime, Utc};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::header::DATE;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use rollcall_shared::signature;
@@ -97,6 +98,7 @@ pub(super) async fn answer(server: &Server, request: Request<Incoming>) -> Resul
         (&Method::POST, "/auth/recording/info") if !is_old => Some(Endpoint::Info),
         (&Method::POST, "/auth/recording/recordingInfo") => Some(Endpoint::OldInfo),
         (&Method::POST, "/auth/recording/getDownloadToken") => Some(Endpoint::DownloadToken),
+        (&Method::POST, "/auth/room/isRoomActive") => Some(Endpoint::IsRoomActive),
         _ => None,
     };
     let Some(endpoint) = endpoint else {
@@ -112,12 +114,28 @@ pub(super) async fn answer(server: &Server, request: Request<Incoming>) -> Resul
     };
     let (status, json) = match refusal(server, &parts, &body) {
         Some(refusal) => refusal,
+        None if endpoint == Endpoint::IsRoomActive => no_room(),
         None => match asked {
             Ok(asked) => found(server, endpoint, &asked.record_id).await,
             Err(error) => failure(StatusCode::OK, &format!("proto: syntax error: {error}"), "INVALID_PARAMETERS"),
         },
     };
-    spoken((status, json), is_old).send(fault, endings).await
+    let mut response = spoken((status, json), is_old).send(fault, endings).await?;
+    if let Some(ahead) = server.state().clock_ahead {
+        let date = (Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        response.headers_mut().insert(DATE, date.try_into().expect("a date is ASCII"));
+    }
+    Ok(response)
+}
+
+/// It has no rooms.
+fn no_room() -> (StatusCode, Vec<u8>) {
+    #[derive(Serialize)]
+    struct RoomActive {
+        is_active: bool,
+    }
+    let more = RoomActive { is_active: false };
+    (StatusCode::OK, json(&Success { status: true, msg: "room not found", status_code: "ROOM_NOT_FOUND", more }))
 }
 
 /// What a request gets that is not signed as it should be.

@@ -11,6 +11,8 @@ pub enum Endpoint {
     OldInfo,
     /// `POST /auth/recording/getDownloadToken`.
     DownloadToken,
+    /// `POST /auth/room/isRoomActive`.
+    IsRoomActive,
     /// `GET /download/recording/<token>`.
     Download,
     /// `GET /storage/<record id>`: the object storage that a download is redirected to. It wants no token.

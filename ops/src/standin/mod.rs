@@ -1,6 +1,6 @@
 //! A stand-in for a PlugNMeet server, as small as the pipeline allows.
 //!
-//! - It answers the part of the `/auth` API that fetches recordings, and the downloads, as a running plugNmeet-server
+//! - It answers the part of the `/auth` API that Rollcall asks, and the downloads, as a running plugNmeet-server
 //!   2.4 was seen to: same bytes, same statuses, no `Range`.
 //! - What may go wrong is data: [`StandIn::script`] says which [`Fault`] the next requests of an [`Endpoint`] get.
 //! - Every request is written down: [`StandIn::requests`].
@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -188,6 +188,11 @@ impl StandIn {
         self.server.state().token_lifetime = lifetime;
     }
 
+    /// How far ahead its clock is, as the `Date` of what `/auth` answers shows; behind, where negative.
+    pub fn clock_ahead(&self, ahead: TimeDelta) {
+        self.server.state().clock_ahead = Some(ahead);
+    }
+
     /// Every request so far, in order.
     pub fn requests(&self) -> Vec<Seen> {
         self.server.state().seen.clone()
@@ -232,6 +237,7 @@ struct State {
     names_versions: bool,
     is_old: bool,
     token_lifetime: Duration,
+    clock_ahead: Option<TimeDelta>,
 }
 
 impl Default for State {
@@ -244,6 +250,7 @@ impl Default for State {
             names_versions: true,
             is_old: false,
             token_lifetime: Duration::from_mins(30),
+            clock_ahead: None,
         }
     }
 }

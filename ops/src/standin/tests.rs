@@ -107,6 +107,9 @@ async fn answers_are_those_of_a_running_server() {
     let bad_signature = unsigned().header("API-KEY", KEY).header("HASH-SIGNATURE", "x").send().await.unwrap();
     assert_is_captured(bad_signature, include_str!("answers/auth_bad_signature.json")).await;
 
+    let no_room = request(&server, "/auth/room/isRoomActive", r#"{"room_id":"nope"}"#).send().await.unwrap();
+    assert_is_captured(no_room, include_str!("answers/is_room_active_no.json")).await;
+
     let bad_token = client().get(server.url().join("/download/recording/nonsense").unwrap()).send().await.unwrap();
     assert_is_captured(bad_token, include_str!("answers/download_bad_token.json")).await;
 }

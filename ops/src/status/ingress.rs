@@ -1,7 +1,6 @@
 //! What an ingress shows at its admin address: whether it can work, its counters, and what it refused last.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -49,16 +48,6 @@ pub(super) struct Spool {
     pub(super) bytes: u64,
     /// Whether the broker is left alone for now.
     pub(super) is_open: bool,
-}
-
-/// How an ingress at this address of the settings is reached from here.
-pub(super) fn reachable(address: SocketAddr) -> String {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port()).to_string()
 }
 
 impl Ingress {
@@ -152,12 +141,5 @@ mod tests {
         assert_eq!(metrics.value("rollcall_spool"), None);
         let accepted = metrics.by_label("rollcall_ingress_accepted_total", "worker");
         assert_eq!(accepted, BTreeMap::from([("attendance".to_owned(), 12), ("rooms".to_owned(), 3)]));
-    }
-
-    #[test]
-    fn what_listens_everywhere_is_reached_here() {
-        assert_eq!(reachable("0.0.0.0:9090".parse().unwrap()), "127.0.0.1:9090");
-        assert_eq!(reachable("[::]:9090".parse().unwrap()), "[::1]:9090");
-        assert_eq!(reachable("10.0.0.7:1".parse().unwrap()), "10.0.0.7:1");
     }
 }

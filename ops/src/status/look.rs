@@ -1,5 +1,6 @@
 //! One look at everything. What does not answer is told as such, and hides nothing else.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +9,7 @@ use futures_util::future::join_all;
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::{AnyWorker, WorkerName};
 use rollcall_shared::oversight::{self, InProgress, Unresolved};
+use rollcall_shared::queue::management::{Management, QueueState};
 use rollcall_shared::queue::{Depth, Depths, Queue};
 use rollcall_shared::store::entity::worker_pause::Model as PauseRow;
 use rollcall_shared::store::entity::worker_process::Model as ProcessRow;
@@ -15,8 +17,9 @@ use sea_orm::{DatabaseConnection, DbErr};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::ingress::{self, Ingress};
+use super::ingress::Ingress;
 use super::{attention, is_alive};
+use crate::address::reachable;
 use crate::migrate;
 
 /// How long the queue and the database may take.
@@ -47,7 +50,7 @@ pub(super) struct Worker {
     pub(super) worker: String,
     #[serde(flatten)]
     pub(super) waits: Option<Waits>,
-    /// Deliveries that its processes have, as they last told.
+    /// Deliveries that its processes have: as the broker tells, or as they last told themselves.
     pub(super) in_flight: u64,
     /// Events a second that come in.
     pub(super) rate_in: Option<f64>,
@@ -123,6 +126,7 @@ pub(super) struct Recording {
 pub(super) struct Sources {
     settings: Settings,
     queue: Queue,
+    management: Option<Management>,
     /// Once it was reached.
     db: Option<DatabaseConnection>,
     http: reqwest::Client,
@@ -142,11 +146,12 @@ impl Sources {
     /// Of these settings, with the ingresses at these addresses.
     pub(super) fn of(settings: Settings, mut ingresses: Vec<String>) -> Result<Self> {
         if ingresses.is_empty() {
-            ingresses.push(ingress::reachable(settings.ingress.admin_address));
+            ingresses.push(reachable(settings.ingress.admin_address).to_string());
         }
         let queue = Queue::open(&settings.queue, "rollcall status")?;
+        let management = Management::new(&settings.queue)?;
         let http = reqwest::Client::builder().build().context("cannot set up the HTTP client")?;
-        Ok(Self { settings, queue, db: None, http, ingresses })
+        Ok(Self { settings, queue, management, db: None, http, ingresses })
     }
 
     /// Looks at everything; what came in since the look `before` gives the rates.
@@ -154,6 +159,10 @@ impl Sources {
         let mut unreachable = Vec::new();
         let told = told_or(self.told().await, "the database", &mut unreachable);
         let depths = told_or(self.depths().await, "the queue", &mut unreachable);
+        let states = match &self.management {
+            Some(management) => told_or(managed(management).await, "the management plugin", &mut unreachable),
+            None => None,
+        };
         let ingresses = join_all(self.ingresses.iter().map(|address| Ingress::ask(&self.http, address))).await;
         let at = Utc::now();
         let worker = |name: AnyWorker| worker(name, at, told.as_ref(), depths.as_ref());
@@ -169,6 +178,9 @@ impl Sources {
         };
         if let Some(before) = before {
             look.tell_rates(before);
+        }
+        if let Some(states) = states {
+            look.hear(&self.settings.queue.prefix, &states);
         }
         look.attention = attention::of(&look, before);
         look
@@ -188,6 +200,10 @@ impl Sources {
         });
         asked.await.context("it does not answer")?
     }
+}
+
+async fn managed(management: &Management) -> Result<BTreeMap<String, QueueState>> {
+    Ok(timeout(LIMIT, management.queues()).await.context("it does not answer")??)
 }
 
 async fn told(db: &DatabaseConnection) -> Result<Told, DbErr> {
@@ -252,7 +268,7 @@ fn worker(name: AnyWorker, at: DateTime<Utc>, told: Option<&Told>, depths: Optio
 fn of_the_dead(depths: &Depths) -> Depth {
     let waiting = depths.workers.iter().map(|depth| depth.dead).sum();
     let worker = WorkerName::Attendance;
-    Depth { worker, waiting, retrying: 0, suspects: 0, dead: 0, in_flight: None, consumers: None, oldest: None }
+    Depth { worker, waiting, retrying: 0, suspects: 0, dead: 0, consumers: None, oldest: None }
 }
 
 fn waits(depth: Depth) -> Waits {
@@ -293,6 +309,17 @@ fn oldest_in_hand(name: AnyWorker, at: DateTime<Utc>, told: &Told) -> Option<Dat
 }
 
 impl Look {
+    /// The management plugin knows better: it sees every ingress, and every process.
+    fn hear(&mut self, prefix: &str, states: &BTreeMap<String, QueueState>) {
+        for worker in &mut self.workers {
+            let state = |part: &str| states.get(&format!("{prefix}.{}{part}", worker.worker));
+            let Some(own) = state("") else { continue };
+            let in_hand = |state: &QueueState| state.unacknowledged.unwrap_or_default();
+            worker.in_flight = in_hand(own) + state(".suspect").map_or(0, in_hand);
+            worker.rate_in = Some(own.publish_rate);
+        }
+    }
+
     /// How fast events came in since `before`: what the ingresses have accepted. One that started since begins at none.
     fn tell_rates(&mut self, before: &Self) {
         let seconds = (self.at - before.at).as_seconds_f64();

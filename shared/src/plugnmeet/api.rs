@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED,
+    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED,
 };
 use reqwest::header::{RANGE, RETRY_AFTER, TRANSFER_ENCODING};
 use reqwest::{Response, StatusCode, redirect};
@@ -115,7 +115,36 @@ impl Client {
         let response = request.send().await.map_err(Error::connection)?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Download::new(response),
-            _ => Err(Error::status(Asked::Download, &response, String::new())),
+            _ => Err(Error::status(Asked::Download, &response, Verdict::default())),
+        }
+    }
+
+    /// Asks for a room that nobody has, which changes nothing: how the server takes our key, and what its clock shows.
+    pub async fn greet(&self) -> Greeting {
+        let greeting = self.greet_with(&self.api_secret, GoodSecret::Current).await;
+        match (&greeting.accepted, &self.previous_secret) {
+            (Err(Error::Status { status: StatusCode::UNAUTHORIZED, .. }), Some(previous)) => {
+                let by_previous = self.greet_with(previous, GoodSecret::Previous).await;
+                // Where neither is good, what is said of the current one is what matters.
+                if by_previous.accepted.is_ok() { by_previous } else { greeting }
+            }
+            _ => greeting,
+        }
+    }
+
+    async fn greet_with(&self, secret: &SecretString, which: GoodSecret) -> Greeting {
+        let begun = Utc::now();
+        match self.send("room/isRoomActive", br#"{"room_id":"rollcall-doctor"}"#, secret).await {
+            Ok(response) => {
+                let clock = response.headers().get(DATE).and_then(|date| Clock::of(date, begun, Utc::now()));
+                let accepted = match answer(response).await.and_then(|body| parse::<Verdict>(&body)) {
+                    // Whatever it says of the room, it has taken the signature.
+                    Ok(_) | Err(Error::Refused { .. }) => Ok(which),
+                    Err(error) => Err(error),
+                };
+                Greeting { accepted, clock }
+            }
+            Err(error) => Greeting { accepted: Err(error), clock: None },
         }
     }
 
@@ -133,8 +162,11 @@ impl Client {
 
     /// Posts a request that is signed with `secret`; the body of an answer with HTTP 200.
     async fn post(&self, path: &str, body: &[u8], secret: &SecretString) -> Result<Vec<u8>, Error> {
-        let mut response = self
-            .api
+        answer(self.send(path, body, secret).await?).await
+    }
+
+    async fn send(&self, path: &str, body: &[u8], secret: &SecretString) -> Result<Response, Error> {
+        self.api
             .post(self.path(&[&["auth"], path.split('/').collect::<Vec<_>>().as_slice()].concat()))
             .timeout(ANSWER_TIMEOUT)
             .header(CONTENT_TYPE, "application/json")
@@ -143,13 +175,7 @@ impl Client {
             .body(body.to_vec())
             .send()
             .await
-            .map_err(Error::connection)?;
-        let body = read(&mut response).await?;
-        if response.status() != StatusCode::OK {
-            let verdict: Verdict = serde_json::from_slice(&body).unwrap_or_default();
-            return Err(Error::status(Asked::Api, &response, verdict.msg));
-        }
-        Ok(body)
+            .map_err(Error::connection)
     }
 
     /// The server's address, which may have a path of its own, and these segments.
@@ -161,6 +187,16 @@ impl Client {
             .extend(segments);
         url
     }
+}
+
+/// The body of an answer of `/auth` with HTTP 200.
+async fn answer(mut response: Response) -> Result<Vec<u8>, Error> {
+    let body = read(&mut response).await?;
+    if response.status() != StatusCode::OK {
+        let verdict = serde_json::from_slice(&body).unwrap_or_default();
+        return Err(Error::status(Asked::Api, &response, verdict));
+    }
+    Ok(body)
 }
 
 /// The whole body, if it is not longer than an answer can be.
@@ -278,6 +314,42 @@ impl From<RecordingInfoAnswer> for RecordingInfo {
     }
 }
 
+/// How a server takes a harmless request.
+#[derive(Debug)]
+pub struct Greeting {
+    /// Which secret it takes, or why it takes none.
+    pub accepted: Result<GoodSecret, Error>,
+    /// What its clock shows; `None` where its answer does not say.
+    pub clock: Option<Clock>,
+}
+
+/// Which of the settings' secrets a server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoodSecret {
+    /// `api_secret`
+    Current,
+    /// `previous_secret`, and not the other.
+    Previous,
+}
+
+/// How far a server's clock is ahead of this machine's, as near as its `Date` tells, which is cut to seconds and read somewhere
+/// between a request and its answer. What is negative is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// At least so far.
+    pub at_least: TimeDelta,
+    /// At most so far.
+    pub at_most: TimeDelta,
+}
+
+impl Clock {
+    /// The clock of a `Date` that came in an answer to what was asked then; `None` where it is no date.
+    pub fn of(date: &HeaderValue, asked: DateTime<Utc>, answered: DateTime<Utc>) -> Option<Self> {
+        let date = DateTime::parse_from_rfc2822(date.to_str().ok()?).ok()?.to_utc();
+        Some(Self { at_least: date - answered, at_most: date + TimeDelta::seconds(1) - asked })
+    }
+}
+
 /// The part of a file that is still wanted.
 #[derive(Debug, Clone)]
 pub struct Rest {
@@ -357,6 +429,8 @@ pub enum Error {
         asked: Asked,
         /// The status.
         status: StatusCode,
+        /// PlugNMeet's `status_code`; empty on older servers, and where something else has answered.
+        code: String,
         /// What the server says about it, if it does.
         message: String,
         /// How long the server wants to be left alone.
@@ -453,9 +527,10 @@ impl Error {
         Self::Connection(error.without_url())
     }
 
-    fn status(asked: Asked, response: &Response, message: String) -> Self {
+    fn status(asked: Asked, response: &Response, verdict: Verdict) -> Self {
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait(value, Utc::now()));
-        Self::Status { asked, status: response.status(), message: shorten(&message), retry_after }
+        let (code, message) = (shorten(&verdict.status_code), shorten(&verdict.msg));
+        Self::Status { asked, status: response.status(), code, message, retry_after }
     }
 }
 

@@ -26,8 +26,6 @@ pub struct Depth {
     pub suspects: u64,
     /// Messages that died and are not in the database yet.
     pub dead: u64,
-    /// Messages that somebody has; where the back end tells it.
-    pub in_flight: Option<u64>,
     /// Consumers of the worker's own queue; where the back end tells it.
     pub consumers: Option<u64>,
     /// When the oldest message that waits was taken in; where the back end tells it.

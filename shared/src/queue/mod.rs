@@ -10,6 +10,9 @@ mod depth;
 mod drain;
 mod embedded;
 mod in_hand;
+mod inspection;
+#[cfg(feature = "management")]
+pub mod management;
 mod message;
 mod spool;
 
@@ -23,6 +26,7 @@ pub use self::delivery::{Consumer, Delivery, Lane, Subscription, Suspects};
 pub use self::depth::{Depth, Depths};
 pub use self::drain::{Drain, Drained};
 pub use self::in_hand::{Held, InHand};
+pub use self::inspection::{Disk, Inspection};
 pub use self::message::{DeadKind, Death, Message, POISON, Removed, Replay};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
@@ -42,6 +46,8 @@ trait Backend: Send + Sync {
     fn drain<'a>(&'a self, drained: &'a Drained) -> BoxFuture<'a, Result<Drain, QueueError>>;
 
     fn depths<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>>;
+
+    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>>;
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>>;
 }
@@ -96,6 +102,15 @@ impl Queue {
     /// The queue cannot be reached, or does not let us.
     pub async fn depths(&self, settings: &Settings) -> Result<Depths, QueueError> {
         self.0.depths(settings).await
+    }
+
+    /// Looks whether these settings' queue is as it should be; `None` where there is none yet. On a broker, what is missing
+    /// is declared, as any program does.
+    ///
+    /// # Errors
+    /// It cannot be reached, or used at all.
+    pub async fn inspect(&self, settings: &Settings) -> Result<Option<Inspection>, QueueError> {
+        self.0.inspect(settings).await
     }
 
     /// Deletes everything of these settings' that is in the queue, and what holds it.
@@ -205,6 +220,19 @@ pub enum QueueError {
         /// The broker's URL, without its password.
         url: String,
         /// What it said.
+        reason: String,
+    },
+    /// The broker lets us in, and does not let us use what is ours: waiting does not help.
+    #[error(
+        "the broker at {url} does not let us use {name} ({reason}): \
+         give the user of queue.url the permissions configure, write and read for everything that begins with queue.prefix"
+    )]
+    Forbidden {
+        /// The broker's URL, without its password.
+        url: String,
+        /// The queue's or exchange's name.
+        name: String,
+        /// What the broker said.
         reason: String,
     },
     /// A queue or exchange of ours exists and is different: waiting does not help.

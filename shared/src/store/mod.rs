@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, Error as SqlxError, PgConnection};
@@ -107,6 +107,33 @@ pub async fn is_reachable(db: &DatabaseConnection) -> bool {
     matches!(timeout(CONNECT_TIMEOUT, db.execute_unprepared("SELECT 1")).await, Ok(Ok(_)))
 }
 
+/// What a database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// `PostgreSQL 15.8`, `SQLite 3.51.3`.
+    pub version: String,
+    /// Whether nothing can be written to it; a file of which that is so is not even opened.
+    pub is_read_only: bool,
+}
+
+/// What this database is.
+///
+/// # Errors
+/// As of any statement.
+pub async fn about(db: &DatabaseConnection) -> Result<About, DbErr> {
+    let backend = db.get_database_backend();
+    let question = match backend {
+        DbBackend::Postgres => {
+            "SELECT 'PostgreSQL ' || current_setting('server_version'), current_setting('transaction_read_only')"
+        }
+        _ => "SELECT 'SQLite ' || sqlite_version(), 'off'",
+    };
+    let answer = db.query_one_raw(Statement::from_string(backend, question)).await?;
+    let answer = answer.ok_or_else(|| DbErr::RecordNotFound("what the database is".to_owned()))?;
+    let read_only: String = answer.try_get_by_index(1)?;
+    Ok(About { version: answer.try_get_by_index(0)?, is_read_only: read_only == "on" })
+}
+
 /// What to do about a failed statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -186,8 +213,6 @@ fn kind_of_class(sqlstate: &str) -> ErrorKind {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{DbBackend, Statement};
-
     use super::*;
 
     async fn insert(db: &DatabaseConnection, what: &str) -> Result<(), DbErr> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
@@ -16,6 +16,7 @@ use object_store::{ObjectStoreExt as _, path::Path as Key};
 use rollcall_shared::config::Settings;
 use sea_orm::DatabaseConnection;
 use tokio::io::AsyncWriteExt as _;
+use uuid::Uuid;
 
 use super::lease::{self, Lease};
 
@@ -31,6 +32,7 @@ const MAX_RECORD_ID: usize = 80;
 #[derive(Debug)]
 pub(super) struct Archive {
     store: Arc<LocalFileSystem>,
+    root: PathBuf,
     work: PathBuf,
     /// Whether the work folder is the storage's own, from which one can rename.
     inside: bool,
@@ -39,8 +41,7 @@ pub(super) struct Archive {
 impl Archive {
     /// Opens the storage, making its folders where they are not there.
     pub(super) fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let url = &settings.storage.url;
-        let root = url.to_file_path().map_err(|()| anyhow!("setting storage.url is {url}: it is no folder"))?;
+        let root = root(settings)?;
         let own = root.join(INCOMING);
         let work = settings.recordings.work_dir.clone().unwrap_or_else(|| own.clone());
         for (folder, setting) in [(&root, "storage.url"), (&work, "recordings.work_dir")] {
@@ -52,7 +53,13 @@ impl Archive {
             .with_fsync(true);
         let work = fs::canonicalize(&work)?;
         let inside = fs::canonicalize(&own).is_ok_and(|own| own == work);
-        Ok(Self { store: Arc::new(store), work, inside })
+        Ok(Self { store: Arc::new(store), root, work, inside })
+    }
+
+    /// Whether its folder is there, or would be made by [`open`](Self::open).
+    pub(super) fn exists(settings: &Settings) -> anyhow::Result<bool> {
+        let root = root(settings)?;
+        root.try_exists().with_context(|| format!("setting storage.url: cannot look for {}", root.display()))
     }
 
     /// A name for a file that this job will make, and remove unless it is published.
@@ -77,6 +84,31 @@ impl Archive {
         Ok(())
     }
 
+    /// Takes a small object all the way of a recording: into the work folder, to where it stays, back, and away.
+    pub(super) async fn try_out(&self) -> anyhow::Result<()> {
+        let name = format!("rollcall-doctor-{}", Uuid::new_v4());
+        let (file, key) = (WorkFile { path: self.work.join(&name), name: name.clone() }, format!(".{name}"));
+        let written = name.as_bytes();
+        tokio::fs::write(&file, written).await.with_context(|| format!("cannot write to {}", self.work.display()))?;
+        self.publish(&file, &key).await.context("cannot write to the storage")?;
+        let key = Key::parse(&key)?;
+        let read = async { self.store.get(&key).await?.bytes().await }.await;
+        // Whatever was read, it shall not stay.
+        self.store.delete(&key).await.context("cannot delete from the storage")?;
+        let read = read.context("cannot read from the storage")?;
+        ensure!(read == written, "the storage gave back something else than was written");
+        Ok(())
+    }
+
+    /// How many bytes are free where there is least: in the storage, or in the work folder.
+    pub(super) fn free_bytes(&self) -> anyhow::Result<u64> {
+        let free = |folder: &Path| {
+            let disk = rustix::fs::statvfs(folder)?;
+            anyhow::Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        };
+        Ok(free(&self.root)?.min(free(&self.work)?))
+    }
+
     /// Removes what killed processes left behind: files of ours that no lease is held for.
     pub(super) async fn sweep(&self, db: &DatabaseConnection) -> anyhow::Result<()> {
         let mut left = Vec::new();
@@ -96,6 +128,11 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+fn root(settings: &Settings) -> anyhow::Result<PathBuf> {
+    let url = &settings.storage.url;
+    url.to_file_path().map_err(|()| anyhow!("setting storage.url is {url}: it is no folder"))
 }
 
 /// The job that made a work file, if it is one.

@@ -115,6 +115,29 @@ impl Tools {
         Err(ToolError::Start { program: self.ffprobe.clone(), setting: "ffprobe", source })
     }
 
+    /// The version of `ffprobe`, if it knows the video for one.
+    pub(super) async fn try_ffprobe(&self, video: &Path) -> Result<String, ToolError> {
+        let version = self.version("ffprobe", &self.ffprobe).await?;
+        self.probe(video).await?.video.ok_or(ToolError::NoMedia)?;
+        Ok(version)
+    }
+
+    /// The version of `ffmpeg`, if it makes a thumbnail of the video.
+    pub(super) async fn try_ffmpeg(&self, video: &Path, jpeg: &Path) -> Result<String, ToolError> {
+        let version = self.version("ffmpeg", &self.ffmpeg).await?;
+        self.thumbnail(video, jpeg).await?;
+        Ok(version)
+    }
+
+    /// `ffmpeg version 5.1.9 Copyright …`
+    async fn version(&self, setting: &'static str, program: &Path) -> Result<String, ToolError> {
+        let said = self.run(setting, Command::new(program).arg("-version")).await?;
+        let said = String::from_utf8_lossy(&said);
+        let version = said.lines().next().and_then(|line| line.split_once(" version ")?.1.split(' ').next());
+        let complaints = "it does not say its version: another program".to_owned();
+        version.map(str::to_owned).ok_or_else(|| ToolError::Refused { program: program.to_owned(), complaints })
+    }
+
     /// What the file is.
     pub(super) async fn probe(&self, file: &Path) -> Result<Media, ToolError> {
         let mut ffprobe = Command::new(&self.ffprobe);

@@ -258,3 +258,19 @@ fn a_server_that_wants_to_be_left_alone_says_for_how_long() {
         assert_eq!(wait(&HeaderValue::from_static(text), now), expected.map(Duration::from_secs), "{text}");
     }
 }
+
+#[test]
+fn a_clock_is_compared_with_what_the_round_trip_took() {
+    let at = |milliseconds| DateTime::from_timestamp_millis(milliseconds).unwrap();
+    let date = HeaderValue::from_static("Tue, 24 Nov 2026 06:38:14 GMT");
+    let sent = 1_795_502_294_000;
+    let clock = |asked, answered| {
+        let clock = Clock::of(&date, at(sent + asked), at(sent + answered)).unwrap();
+        (clock.at_least.num_milliseconds(), clock.at_most.num_milliseconds())
+    };
+    // The same clock, and the answer took a second; one that is ten minutes ahead; one that is a minute behind.
+    assert_eq!(clock(300, 1300), (-1300, 700));
+    assert_eq!(clock(-600_000, -599_000), (599_000, 601_000));
+    assert_eq!(clock(60_500, 60_600), (-60_600, -59_500));
+    assert_eq!(Clock::of(&HeaderValue::from_static("today"), at(sent), at(sent)), None);
+}

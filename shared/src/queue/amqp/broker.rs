@@ -10,6 +10,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
 use url::Url;
 
+use super::version;
 use crate::config;
 use crate::queue::QueueError;
 
@@ -17,6 +18,8 @@ use crate::queue::QueueError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats: a broker that is frozen is noticed after two.
 const HEARTBEAT: u16 = 10;
+/// The reply code of a close that nothing went wrong before.
+const DONE: u16 = 200;
 /// The first and the longest wait between two tries to connect.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -43,6 +46,11 @@ impl Broker {
         &self.prefix
     }
 
+    /// The broker's URL, without its password.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     pub(super) async fn connect(&self) -> Result<Connection, QueueError> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
         match timeout(CONNECT_TIMEOUT, Connection::connect_uri(self.uri.clone(), properties)).await {
@@ -51,9 +59,28 @@ impl Broker {
         }
     }
 
+    /// The broker's version, which it says before it asks who we are; `None` where it does not say so.
+    pub(super) async fn version(&self) -> Option<String> {
+        timeout(CONNECT_TIMEOUT, version::of(&self.uri)).await.ok()?
+    }
+
+    pub(super) async fn channel(&self, connection: &Connection) -> Result<Channel, QueueError> {
+        connection.create_channel().await.map_err(|error| self.error("a channel", &error))
+    }
+
+    /// Closes a connection that has done what it was for. Its channels are to be closed before: those that are only dropped are
+    /// in its way.
+    pub(super) async fn close(&self, connection: &Connection) -> Result<(), QueueError> {
+        connection.close(DONE, "done".into()).await.map_err(|error| self.error("the connection", &error))
+    }
+
+    pub(super) async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {
+        channel.close(DONE, "done".into()).await.map_err(|error| self.error("a channel", &error))
+    }
+
     /// A channel on which the broker confirms what is published.
     pub(super) async fn confirming_channel(&self, connection: &Connection) -> Result<Channel, QueueError> {
-        let channel = connection.create_channel().await.map_err(|error| self.error("a channel", &error))?;
+        let channel = self.channel(connection).await?;
         let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
         selected.map_err(|error| self.error("publisher confirms", &error))?;
         Ok(channel)
@@ -67,6 +94,9 @@ impl Broker {
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if is_full(&reason) => self.unavailable(reason),
             AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
                 QueueError::Mismatch { name: name.to_owned(), reason }
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if is_about_a_thing(&reason) => {
+                QueueError::Forbidden { url: self.url.clone(), name: name.to_owned(), reason }
             }
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
                 QueueError::Refused { url: self.url.clone(), reason }
@@ -88,6 +118,18 @@ fn parse(url: &str) -> Option<AMQPUri> {
         uri.authority.host = address.to_string();
     }
     Some(uri)
+}
+
+/// The virtual host that a broker's URL names; `None` if it is none of a broker.
+#[cfg(feature = "management")]
+pub(in crate::queue) fn vhost(url: &config::SecretUrl) -> Option<String> {
+    url.expose().starts_with("amqp").then(|| parse(url.expose()))?.map(|uri| uri.vhost)
+}
+
+/// Whether ACCESS_REFUSED means a queue or an exchange, and not that we may not come in at all: `access to queue 'x' in vhost
+/// '/' refused for user 'u'`, in newer ones `configure access to …`.
+fn is_about_a_thing(reason: &str) -> bool {
+    ["access to queue ", "access to exchange ", "access to topic "].iter().any(|words| reason.contains(words))
 }
 
 /// Whether NOT_ALLOWED means that the broker has as many connections as it may have, and not that we may never have one:
@@ -158,6 +200,25 @@ mod tests {
             assert_eq!(error.is_final(), is_final, "{error}");
             assert!(error.to_string().contains(reason), "{error}");
             assert_eq!(error.to_string().contains("check the user, password"), is_final, "{error}");
+        }
+    }
+
+    #[test]
+    fn who_may_come_in_and_not_declare_is_told_which_permissions_are_missing() {
+        let url = config::SecretUrl::parse("amqp://user:password@broker/%2f").unwrap();
+        let broker = Broker::new(&config::Queue { url, ..config::Queue::default() }, "test").unwrap();
+        for (reason, expected) in [
+            ("ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'u'", "does not let us use queue q"),
+            (
+                "ACCESS_REFUSED - write access to exchange 'q' in vhost '/' refused for user 'u'",
+                "configure, write and read",
+            ),
+            ("ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.", "check the user, password"),
+        ] {
+            let error = AMQPError::new(AMQPSoftError::ACCESSREFUSED.into(), reason.into());
+            let error = broker.error("queue q", &lapin::Error::from(ErrorKind::ProtocolError(error)));
+            assert!(error.is_final());
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 }

@@ -5,24 +5,31 @@
 //! - [`consumer`]: deliveries out; [`acks`] says what is done;
 //! - [`drain`]: messages out for somebody else than their worker;
 //! - [`properties`]: a message as AMQP has it;
+//! - [`depths`](mod@depths): how much is in the queues;
+//! - [`inspection`]: whether all of it is as it should be;
 //! - [`broker`]: getting there.
 
 mod acks;
 mod broker;
 mod consumer;
+mod depths;
 mod drain;
+mod inspection;
 mod properties;
 mod publisher;
 mod topology;
+mod version;
 
 use futures_util::future::BoxFuture;
 
 use self::broker::Broker;
+#[cfg(feature = "management")]
+pub(super) use self::broker::vhost;
 use self::drain::AmqpDrain;
 pub(super) use self::publisher::Publisher;
 use super::drain::{Drain, Drained};
 use super::spool::Spooled;
-use super::{Backend, Consumer, Depths, Message, Publish, PublishError, QueueError, SendTo, Subscription};
+use super::{Backend, Consumer, Depths, Inspection, Message, Publish, PublishError, QueueError, SendTo, Subscription};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
 
@@ -64,11 +71,14 @@ impl Backend for Amqp {
     fn depths<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>> {
         Box::pin(async {
             let connection = self.broker.connect().await?;
-            let depths = topology::depths(&self.broker, &connection, settings).await;
-            // Whatever it says: what was asked is known.
-            let _ = connection.close(200, "that is all".into()).await;
-            depths
+            let depths = depths::depths(&self.broker, &connection, settings).await?;
+            self.broker.close(&connection).await?;
+            Ok(depths)
         })
+    }
+
+    fn inspect<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>> {
+        Box::pin(async { inspection::inspect(&self.broker, settings).await.map(Some) })
     }
 
     fn delete<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), QueueError>> {

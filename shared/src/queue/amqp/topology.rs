@@ -26,7 +26,7 @@ use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 use super::broker::Broker;
 use crate::config::Settings;
 use crate::event::WorkerName;
-use crate::queue::{Depth, Depths, QueueError};
+use crate::queue::QueueError;
 
 /// How often a message may come back to the worker's own queue before the broker takes it for dead. One that comes back
 /// at all is moved before any rule sees it, so this only bounds what kills a process before that.
@@ -55,7 +55,7 @@ impl Topology {
         format!("{}.moves", self.prefix)
     }
 
-    fn unrouted(&self) -> String {
+    pub(super) fn unrouted(&self) -> String {
         format!("{}.unrouted", self.prefix)
     }
 
@@ -81,7 +81,10 @@ impl Topology {
 
     /// Everything that an event needs to be kept: the exchanges and each worker's own queues.
     pub(super) async fn declare(&self, broker: &Broker, connection: &Connection) -> Result<(), QueueError> {
-        let declare = Declare::on(broker, connection).await?;
+        self.declare_on(&mut Declare::on(broker, connection).await?).await
+    }
+
+    async fn declare_on(&self, declare: &mut Declare<'_>) -> Result<(), QueueError> {
         let (events, unrouted, moves) = (self.events(), self.unrouted(), self.moves());
         let mut alternate = FieldTable::default();
         text(&mut alternate, "alternate-exchange", &unrouted);
@@ -115,7 +118,15 @@ impl Topology {
         worker: WorkerName,
         delays: &[Duration],
     ) -> Result<(), QueueError> {
-        let declare = Declare::on(broker, connection).await?;
+        self.declare_retries_on(&mut Declare::on(broker, connection).await?, worker, delays).await
+    }
+
+    async fn declare_retries_on(
+        &self,
+        declare: &mut Declare<'_>,
+        worker: WorkerName,
+        delays: &[Duration],
+    ) -> Result<(), QueueError> {
         let moves = self.moves();
         for delay in delays {
             let mut arguments = dead_letters_to(&moves, &self.queue(worker), FieldTable::default());
@@ -127,71 +138,26 @@ impl Topology {
         }
         Ok(())
     }
-}
 
-/// How much is in the queues: a declaration that is passive declares nothing and tells.
-///
-/// # Errors
-/// The broker cannot be reached, or does not let us.
-pub(super) async fn depths(
-    broker: &Broker,
-    connection: &Connection,
-    settings: &Settings,
-) -> Result<Depths, QueueError> {
-    let topology = Topology::new(broker.prefix());
-    let mut look = Look { broker, connection, channel: None };
-    let mut workers = Vec::new();
-    for worker in WorkerName::ALL {
-        let (waiting, consumers) = look.at(&topology.queue(worker)).await?;
-        let mut retrying = 0;
-        for delay in settings.retry(worker).delays() {
-            retrying += look.at(&topology.retry(worker, *delay)).await?.0;
+    /// Everything there is under these settings: how much of it is as it should be, and what is not.
+    ///
+    /// # Errors
+    /// The broker does not answer any more.
+    pub(super) async fn declare_all(
+        &self,
+        broker: &Broker,
+        connection: &Connection,
+        settings: &Settings,
+    ) -> Result<(usize, Vec<QueueError>), QueueError> {
+        let mut declare = Declare::on(broker, connection).await?;
+        declare.faults = Some(Vec::new());
+        self.declare_on(&mut declare).await?;
+        for worker in WorkerName::ALL {
+            self.declare_retries_on(&mut declare, worker, settings.retry(worker).delays()).await?;
         }
-        workers.push(Depth {
-            worker,
-            waiting,
-            retrying,
-            suspects: look.at(&topology.suspect(worker)).await?.0,
-            dead: look.at(&topology.dead(worker)).await?.0,
-            in_flight: None,
-            consumers: Some(consumers),
-            oldest: None,
-        });
+        broker.close_channel(&declare.channel).await?;
+        Ok((declare.sound, declare.faults.unwrap_or_default()))
     }
-    Ok(Depths { workers, unrouted: look.at(&topology.unrouted()).await?.0 })
-}
-
-/// Looks at queues, on a new channel after each that is not there.
-struct Look<'a> {
-    broker: &'a Broker,
-    connection: &'a Connection,
-    channel: Option<Channel>,
-}
-
-impl Look<'_> {
-    /// The messages of a queue that are ready, and its consumers. One that nobody has declared yet has neither.
-    async fn at(&mut self, queue: &str) -> Result<(u64, u64), QueueError> {
-        let channel = match self.channel.take() {
-            Some(channel) => channel,
-            None => {
-                let channel = self.connection.create_channel().await;
-                channel.map_err(|error| self.broker.error("a channel", &error))?
-            }
-        };
-        let passive = QueueDeclareOptions::durable().passive();
-        match channel.queue_declare(queue.into(), passive, FieldTable::default()).await {
-            Ok(found) => {
-                self.channel = Some(channel);
-                Ok((found.message_count().into(), found.consumer_count().into()))
-            }
-            Err(error) if is_not_found(&error) => Ok((0, 0)),
-            Err(error) => Err(self.broker.error(&format!("queue {queue}"), &error)),
-        }
-    }
-}
-
-fn is_not_found(error: &lapin::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 /// Deletes every exchange and queue of these settings' prefix, with all that is in them.
@@ -219,36 +185,62 @@ pub(super) async fn delete_all(broker: &Broker, settings: &Settings) -> Result<(
     Ok(())
 }
 
-/// Declarations on one channel. A declaration that does not fit ends the channel, and that is the end of declaring.
+/// Declarations, one after the other. The first that does not fit is the end of it, unless all faults are wanted.
 struct Declare<'a> {
     broker: &'a Broker,
+    connection: &'a Connection,
     channel: Channel,
+    /// How many exchanges, queues and bindings are as they should be.
+    sound: usize,
+    faults: Option<Vec<QueueError>>,
 }
 
 impl<'a> Declare<'a> {
-    async fn on(broker: &'a Broker, connection: &Connection) -> Result<Self, QueueError> {
-        let channel = connection.create_channel().await.map_err(|error| broker.error("a channel", &error))?;
-        Ok(Self { broker, channel })
+    async fn on(broker: &'a Broker, connection: &'a Connection) -> Result<Self, QueueError> {
+        let channel = broker.channel(connection).await?;
+        Ok(Self { broker, connection, channel, sound: 0, faults: None })
     }
 
-    async fn exchange(&self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), QueueError> {
+    async fn exchange(&mut self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), QueueError> {
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let declared = self.channel.exchange_declare(name.into(), kind, options, arguments).await;
-        declared.map_err(|error| self.broker.error(&format!("exchange {name}"), &error))
+        self.go_on(&format!("exchange {name}"), declared).await
     }
 
-    async fn queue(&self, name: &str, mut arguments: FieldTable) -> Result<(), QueueError> {
+    async fn queue(&mut self, name: &str, mut arguments: FieldTable) -> Result<(), QueueError> {
         text(&mut arguments, "x-queue-type", "quorum");
         let declared = self.channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await;
-        declared.map(|_| ()).map_err(|error| self.broker.error(&format!("queue {name}"), &error))
+        self.go_on(&format!("queue {name}"), declared.map(drop)).await
     }
 
-    async fn binding(&self, queue: &str, exchange: &str, key: &str) -> Result<(), QueueError> {
+    async fn binding(&mut self, queue: &str, exchange: &str, key: &str) -> Result<(), QueueError> {
         let options = QueueBindOptions::default();
         let bound =
             self.channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await;
-        bound.map_err(|error| self.broker.error(&format!("the binding of queue {queue}"), &error))
+        self.go_on(&format!("the binding of queue {queue}"), bound).await
     }
+
+    async fn go_on(&mut self, name: &str, declared: lapin::Result<()>) -> Result<(), QueueError> {
+        let Err(error) = declared else {
+            self.sound += 1;
+            return Ok(());
+        };
+        let fault = self.broker.error(name, &error);
+        match &mut self.faults {
+            Some(faults) if fault.is_final() => faults.push(fault),
+            // What could not be declared cannot be bound either.
+            Some(faults) if !faults.is_empty() && is_not_found(&error) => {}
+            _ => return Err(fault),
+        }
+        // A declaration that does not fit ends its channel.
+        self.channel = self.broker.channel(self.connection).await?;
+        Ok(())
+    }
+}
+
+pub(super) fn is_not_found(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
 }
 
 fn delivery_limit(limit: i64) -> FieldTable {

@@ -96,6 +96,18 @@ impl File {
         Ok(file)
     }
 
+    /// Opens the file; `None` where there is none.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub(in crate::queue) async fn find(path: &Path) -> Result<Option<Self>, QueueError> {
+        match path.try_exists() {
+            Ok(true) => Self::open(path).await.map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(Self { path: path.to_owned() }.unwritable(&error)),
+        }
+    }
+
     pub(in crate::queue) fn path(&self) -> &Path {
         &self.path
     }

@@ -35,7 +35,10 @@ use self::messages::InQueue;
 pub(super) use self::messages::Stored;
 pub(super) use self::writer::{Limits, Store, StoreError};
 use super::drain::{Drain, Drained};
-use super::{Backend, Consumer, Depth, Depths, Message, Publish, PublishError, QueueError, SendTo, Subscription};
+use super::{
+    Backend, Consumer, Depth, Depths, Disk, Inspection, Message, Publish, PublishError, QueueError, SendTo,
+    Subscription,
+};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
 
@@ -90,8 +93,26 @@ impl Backend for Embedded {
             let queues = messages::depths(&mut file.reader().await?).await.map_err(|error| file.failed(&error))?;
             Ok(Depths {
                 workers: WorkerName::ALL.map(|worker| depth(worker, &queues)).into(),
-                unrouted: queues.iter().find(|queue| queue.name == UNROUTED).map_or(0, |queue| queue.messages),
+                unrouted: unrouted(&queues),
             })
+        })
+    }
+
+    /// A file that is not there is not made: whoever makes it owns it, and that is to be Rollcall's user.
+    fn inspect<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<Option<Inspection>, QueueError>> {
+        Box::pin(async {
+            let Some(file) = File::find(&self.path).await? else { return Ok(None) };
+            let mut reader = file.reader().await?;
+            let queues = messages::depths(&mut reader).await.map_err(|error| file.unusable(&error))?;
+            Ok(Some(Inspection {
+                holder: format!("the file {}", self.path.display()),
+                broker_version: None,
+                sound: 1,
+                faults: Vec::new(),
+                unrouted: unrouted(&queues),
+                deserted: Vec::new(),
+                disk: Some(Disk { free_bytes: writer::free_bytes(&self.path), needed_bytes: MIN_FREE }),
+            }))
         })
     }
 
@@ -135,6 +156,10 @@ impl SendTo for Publisher {
     }
 }
 
+fn unrouted(queues: &[InQueue]) -> u64 {
+    queues.iter().find(|queue| queue.name == UNROUTED).map_or(0, |queue| queue.messages)
+}
+
 fn depth(worker: WorkerName, queues: &[InQueue]) -> Depth {
     let names = Queues::of(worker.as_str());
     let queue = |name: &str| queues.iter().find(|queue| queue.name == name).cloned().unwrap_or_default();
@@ -146,7 +171,6 @@ fn depth(worker: WorkerName, queues: &[InQueue]) -> Depth {
         retrying: queue(&names.retry).messages,
         suspects: suspect.messages - suspect.taken,
         dead: dead.messages,
-        in_flight: Some(own.taken + suspect.taken),
         consumers: None,
         oldest: own.oldest.filter(|_| waiting > 0),
     }

@@ -362,6 +362,6 @@ fn is_busy(error: &sqlx::Error) -> bool {
 const SQLITE_BUSY: u32 = 5;
 
 /// How much of the file's disk is free; everything, where that cannot be told.
-fn free_bytes(path: &Path) -> u64 {
+pub(super) fn free_bytes(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
