@@ -398,7 +398,12 @@ impl Process {
 
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> std::process::ExitStatus {
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it goes on").unwrap()
+        self.ended_within(PATIENCE).await
+    }
+
+    /// Waits until it ends by itself, for so long.
+    pub async fn ended_within(&mut self, limit: Duration) -> std::process::ExitStatus {
+        tokio::time::timeout(limit, self.child.wait()).await.expect("it goes on").unwrap()
     }
 
     /// Sends a signal.

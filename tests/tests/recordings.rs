@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use rollcall_ops::standin::{Content, Endpoint, Fault, Recording, StandIn};
 use rollcall_shared::store::entity::live_session_recording as recording;
+use rollcall_tests::command::rollcall;
 use rollcall_tests::installation::{Ingress, Installation, Process};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually, fixtures};
-use sea_orm::{ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, QueryFilter as _};
+use sea_orm::{ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -66,6 +67,11 @@ impl School {
     async fn row(&self, id: &str) -> Option<recording::Model> {
         let row = recording::Entity::find().filter(recording::Column::RecordId.eq(id));
         row.one(&self.installation.db).await.unwrap()
+    }
+
+    async fn count(&self, status: &str) -> u64 {
+        let rows = recording::Entity::find().filter(recording::Column::Status.eq(status));
+        rows.count(&self.installation.db).await.unwrap()
     }
 
     async fn becomes(&self, id: &str, status: &str) -> recording::Model {
@@ -477,4 +483,51 @@ async fn an_older_server_and_one_with_ranges_in_front_are_understood() {
     let asked_for_the_rest = school.server.requests().iter().any(|seen| seen.range.is_some());
     assert!(asked_for_the_rest, "the file was fetched anew");
     school.nothing_is_dead().await;
+}
+
+/// Enough to be more than anybody mends one by one.
+const KILLED: usize = 500;
+
+#[tokio::test]
+async fn an_outage_that_has_killed_500_recordings_is_healed_by_one_command() {
+    let school = School::with(|installation| {
+        installation.set("recordings.retry", "20ms,40ms");
+        installation.set("recordings.concurrency", "8");
+    })
+    .await;
+    let voice = voice();
+    for number in 0..KILLED {
+        school.has(&format!("r-{number}"), &voice);
+    }
+    // What a proxy says while the server behind it is away, to each try of each.
+    let away = [502, 503, 504].map(Fault::status).into_iter().cycle();
+    school.server.script(Endpoint::Info, away.take(3 * KILLED));
+    let (worker, storing) = (school.worker().await, school.installation.spawn("rollcall-worker", &["dead-letters"]));
+    for number in 0..KILLED {
+        school.proceeded(&format!("r-{number}")).await;
+    }
+    let groups = eventually(LIMIT, || async {
+        let groups = rollcall(&school.installation, &["dlq", "groups", "--json"]).await;
+        let groups: Value = serde_json::from_str(&groups.stdout).map_err(|error| format!("{error}: {groups:?}"))?;
+        let died: u64 = groups["groups"].as_array().into_iter().flatten().filter_map(|group| group["count"].as_u64()).sum();
+        if died == KILLED as u64 { Ok(groups) } else { Err(groups.to_string()) }
+    })
+    .await;
+    let causes = groups["groups"].as_array().unwrap();
+    assert_eq!(causes.len(), 1, "{groups}");
+    assert_eq!((&causes[0]["cause"], &causes[0]["worker"]), (&json!("plugnmeet-away"), &json!("recordings")));
+    assert_eq!(school.count("failed").await, KILLED as u64);
+
+    // It is back.
+    let arguments = ["dlq", "replay", "--cause", "plugnmeet-away", "--yes", "--wait", "--reason", "the server is back"];
+    let healed = rollcall(&school.installation, &arguments).await;
+    assert!(healed.success, "{healed:?}");
+    let said = healed.stdout;
+    assert!(said.contains(&format!("{KILLED} applied, 0 died again")), "{said}");
+    assert_eq!(school.count("ready").await, KILLED as u64);
+    school.nothing_is_dead().await;
+    let left = rollcall(&school.installation, &["dlq", "groups"]).await;
+    assert!(left.success && !left.stdout.contains("plugnmeet-away"), "{left:?}");
+    worker.stop().await;
+    storing.stop().await;
 }
