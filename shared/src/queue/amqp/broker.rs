@@ -8,6 +8,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use tokio::time::timeout;
+use tracing::debug;
 use url::Url;
 
 use super::version;
@@ -68,14 +69,12 @@ impl Broker {
         connection.create_channel().await.map_err(|error| self.error("a channel", &error))
     }
 
-    /// Closes a connection that has done what it was for. Its channels are to be closed before: those that are only dropped are
-    /// in its way.
-    pub(super) async fn close(&self, connection: &Connection) -> Result<(), QueueError> {
-        connection.close(DONE, "done".into()).await.map_err(|error| self.error("the connection", &error))
-    }
-
-    pub(super) async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {
-        channel.close(DONE, "done".into()).await.map_err(|error| self.error("a channel", &error))
+    /// Closes a connection on which something was looked at. What was seen is known, however it closes: a channel that was
+    /// dropped may still be closing, and that fails it.
+    pub(super) async fn close(&self, connection: &Connection) {
+        if let Err(error) = connection.close(DONE, "done".into()).await {
+            debug!(%error, "the connection to the broker did not close well");
+        }
     }
 
     /// A channel on which the broker confirms what is published.

@@ -17,7 +17,7 @@ pub(super) async fn inspect(broker: &Broker, settings: &Settings) -> Result<insp
     let Depths { workers, unrouted } = depths(broker, &connection, settings).await?;
     // A queue that is not there is a fault that was told when it was declared.
     let deserted = workers.iter().filter(|depth| depth.consumers == Some(0)).map(|depth| depth.worker);
-    broker.close(&connection).await?;
+    broker.close(&connection).await;
     let (url, deserted) = (broker.url().to_owned(), deserted.collect());
     Ok(inspection::Broker { url, version, sound, faults, unrouted, deserted })
 }

@@ -72,7 +72,7 @@ impl Backend for Amqp {
         Box::pin(async {
             let connection = self.broker.connect().await?;
             let depths = depths::depths(&self.broker, &connection, settings).await?;
-            self.broker.close(&connection).await?;
+            self.broker.close(&connection).await;
             Ok(depths)
         })
     }

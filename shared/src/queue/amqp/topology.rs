@@ -155,7 +155,6 @@ impl Topology {
         for worker in WorkerName::ALL {
             self.declare_retries_on(&mut declare, worker, settings.retry(worker).delays()).await?;
         }
-        broker.close_channel(&declare.channel).await?;
         Ok((declare.sound, declare.faults.unwrap_or_default()))
     }
 }
