@@ -509,7 +509,8 @@ async fn an_outage_that_has_killed_500_recordings_is_healed_by_one_command() {
     let groups = eventually(LIMIT, || async {
         let groups = rollcall(&school.installation, &["dlq", "groups", "--json"]).await;
         let groups: Value = serde_json::from_str(&groups.stdout).map_err(|error| format!("{error}: {groups:?}"))?;
-        let died: u64 = groups["groups"].as_array().into_iter().flatten().filter_map(|group| group["count"].as_u64()).sum();
+        let died: u64 =
+            groups["groups"].as_array().into_iter().flatten().filter_map(|group| group["count"].as_u64()).sum();
         if died == KILLED as u64 { Ok(groups) } else { Err(groups.to_string()) }
     })
     .await;

@@ -38,11 +38,7 @@ pub(super) async fn depths(
             oldest: None,
         });
     }
-    let unrouted = look.messages(&topology.unrouted()).await?;
-    if let Some(channel) = look.channel {
-        broker.close_channel(&channel).await?;
-    }
-    Ok(Depths { workers, unrouted })
+    Ok(Depths { workers, unrouted: look.messages(&topology.unrouted()).await? })
 }
 
 /// A queue as it is.
