@@ -1,4 +1,4 @@
-//! Times on the command line.
+//! Times on the command line, and how they are shown.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -20,6 +20,18 @@ fn ago(text: &str) -> Option<DateTime<Utc>> {
     Utc::now().checked_sub_signed(how_long)
 }
 
+/// How long, in its largest unit and the next: `3m 20s`.
+pub(crate) fn span(time: TimeDelta) -> String {
+    let seconds = time.num_seconds().max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +47,14 @@ mod tests {
         }
         for text in ["", "yesterday", "2026-11-22", "2x", "99999999999999y", "ago"] {
             assert!(parse(text).unwrap_err().contains("RFC 3339"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_has_its_two_largest_units() {
+        let spans = [(-5, "0s"), (59, "59s"), (60, "1m 0s"), (3_725, "1h 2m"), (90_000, "1d 1h")];
+        for (seconds, text) in spans {
+            assert_eq!(span(TimeDelta::seconds(seconds)), text);
         }
     }
 }

@@ -13,8 +13,6 @@ use rollcall_shared::plugnmeet::webhook::ParseError;
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::DbErr;
 
-use crate::recordings::ToolError;
-
 /// What nothing here has a word for.
 pub(crate) const OTHER: &str = "other";
 
@@ -23,18 +21,19 @@ pub(crate) fn of(error: &Error) -> &str {
     error.chain().find_map(known).unwrap_or(OTHER)
 }
 
-/// A failure in the words of whoever saw it: an error that has no type of its own, or one that was kept in the database.
+/// An error whose cause is known to whoever saw it, and cannot be read off it here.
 #[derive(Debug, thiserror::Error)]
-#[error("{text}")]
+#[error("{error}")]
 pub(crate) struct Told {
     cause: String,
-    text: String,
+    #[source]
+    error: Box<dyn StdError + Send + Sync>,
 }
 
 impl Told {
-    /// An error that says `text`.
-    pub(crate) fn new(cause: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { cause: cause.into(), text: text.into() }
+    /// `error`, or a text that says what went wrong.
+    pub(crate) fn new(cause: impl Into<String>, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { cause: cause.into(), error: error.into() }
     }
 }
 
@@ -45,10 +44,9 @@ fn known<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e str> {
     let of_server = || error.downcast_ref().map(of_server);
     let of_database = || error.downcast_ref().map(of_database);
     let of_body = || error.downcast_ref().map(of_body);
-    let of_tool = || error.downcast_ref().map(of_tool);
     let of_storage = || error.is::<object_store::Error>().then_some("storage");
     let of_disk = || error.is::<io::Error>().then_some("disk");
-    of_server().or_else(of_database).or_else(of_body).or_else(of_tool).or_else(of_storage).or_else(of_disk)
+    of_server().or_else(of_database).or_else(of_body).or_else(of_storage).or_else(of_disk)
 }
 
 fn of_server(error: &api::Error) -> &'static str {
@@ -88,10 +86,6 @@ fn of_body(error: &ParseError) -> &'static str {
     }
 }
 
-fn of_tool(error: &ToolError) -> &'static str {
-    if error.is_the_files() { "recording-unreadable" } else { "ffmpeg" }
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::{Context as _, anyhow};
@@ -122,6 +116,7 @@ mod tests {
             (status(Asked::Api, 429), "plugnmeet-busy"),
             (Error::new(DbErr::Query(RuntimeErr::Internal("no such table".into()))), "database"),
             (Error::new(io::Error::other("no room")).context("storing it"), "disk"),
+            (Error::new(Told::new("ffmpeg", io::Error::other("no such program"))), "ffmpeg"),
             (anyhow!("whatever"), "other"),
         ] {
             assert_eq!(of(&error), cause, "{error:?}");

@@ -41,8 +41,7 @@ use tracing::Instrument as _;
 use self::archive::{Archive, WorkFile};
 use self::download::Fetched;
 use self::lease::Lease;
-pub(crate) use self::media::ToolError;
-use self::media::{Media, Tools};
+use self::media::{Media, ToolError, Tools};
 use crate::cause::Told;
 use crate::sessions;
 use crate::transaction::{apply, in_time, transaction};
@@ -270,7 +269,7 @@ impl Archivist {
     async fn archive(&self, row: &Model, replay: Option<Replay>, lease: &Lease) -> Result<End, Failure> {
         let server = self.server(&row.source)?;
         let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
-        self.tools.check().map_err(Failure::transient)?;
+        self.tools.check().map_err(|error| Failure::transient(error.told()))?;
         self.sweep().await;
 
         let file = self.archive.work_file(row.id, lease, archive::RECORDING);
@@ -420,10 +419,12 @@ fn clean(text: &str) -> Option<String> {
 /// The file came whole and is no page of a proxy's, so data that ffprobe cannot read now it will not read later either.
 /// Everything else is this machine's trouble.
 fn not_probed(error: ToolError) -> Failure {
-    if error.is_the_files() {
-        Failure::permanent(anyhow::Error::new(error).context("the file is not a recording"))
+    let is_the_files = error.is_the_files();
+    let error = anyhow::Error::new(error.told());
+    if is_the_files {
+        Failure::permanent(error.context("the file is not a recording"))
     } else {
-        Failure::transient(anyhow::Error::new(error).context("looking what the file is"))
+        Failure::transient(error.context("looking what the file is"))
     }
 }
 

@@ -5,8 +5,8 @@ use chrono::TimeDelta;
 use super::PAUSED;
 use super::ingress::Ingress;
 use super::look::{Look, Process, Worker};
-use super::screen::span;
 use crate::output::counted;
+use crate::time::span;
 
 /// How old the oldest event may be before it is asked whether the queue shrinks.
 const OLD: TimeDelta = TimeDelta::seconds(30);
@@ -14,13 +14,13 @@ const OLD: TimeDelta = TimeDelta::seconds(30);
 const LATELY: TimeDelta = TimeDelta::minutes(10);
 
 /// What needs a person in this look; `before` is an earlier one.
-pub(super) fn of(look: &Look, before: Option<&Look>) -> Vec<String> {
+pub(super) fn of(look: &Look, before: &Look) -> Vec<String> {
     let mut lines: Vec<_> = look.unreachable.iter().map(|who| format!("Cannot look everywhere: {who}.")).collect();
     lines.extend(look.ingresses.iter().filter_map(cannot_take));
     for worker in &look.workers {
         lines.extend(idle(worker));
         lines.extend(worker.processes.iter().filter_map(|process| hindered(worker, process)));
-        lines.extend(before.and_then(|before| not_shrinking(look, worker, before)));
+        lines.extend(not_shrinking(look, worker, before));
     }
     lines.extend(look.ingresses.iter().filter_map(spooling));
     if let Some(unrouted @ 1..) = look.unrouted {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::ingress::Ingress;
-use super::{attention, is_alive};
+use super::is_alive;
 use crate::address::reachable;
 use crate::migrate;
 
@@ -182,7 +182,6 @@ impl Sources {
         if let Some(states) = states {
             look.hear(&self.settings.queue.prefix, &states);
         }
-        look.attention = attention::of(&look, before);
         look
     }
 

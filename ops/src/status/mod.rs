@@ -22,7 +22,7 @@ use rollcall_shared::shutdown;
 use rollcall_shared::store::entity::worker_process::Model as Process;
 use tokio::time::sleep;
 
-use self::look::Sources;
+use self::look::{Look, Sources};
 use crate::output;
 
 /// What a worker that rests calls its state.
@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let mut sources = Sources::of(settings, args.ingresses)?;
     let before = sources.look(None).await;
     sleep(BETWEEN).await;
-    let mut look = sources.look(Some(&before)).await;
+    let mut look = look_after(&mut sources, &before).await;
     if !args.watch {
         if args.json {
             output::print(serde_json::to_string_pretty(&look)?)?;
@@ -77,8 +77,15 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
         if stop.run_until_cancelled(sleep(args.every)).await.is_none() {
             return Ok(ExitCode::SUCCESS);
         }
-        look = sources.look(Some(&look)).await;
+        look = look_after(&mut sources, &look).await;
     }
+}
+
+/// A look that comes after another one, with what needs a person.
+async fn look_after(sources: &mut Sources, before: &Look) -> Look {
+    let mut look = sources.look(Some(before)).await;
+    look.attention = attention::of(&look, before);
+    look
 }
 
 /// Whether a process has told of late that it runs.

@@ -9,6 +9,7 @@ use super::ingress::{Ingress, Shown};
 use super::look::{Look, Process, Recordings, Worker};
 use crate::output::counted;
 use crate::table::Table;
+use crate::time::span;
 
 /// How many recordings are shown by name.
 const RECORDINGS: usize = 5;
@@ -168,29 +169,4 @@ fn of_recordings(at: DateTime<Utc>, recordings: &Recordings) -> Option<String> {
 
 fn rate(rate: f64) -> String {
     if rate >= 100.0 { format!("{rate:.0}") } else { format!("{rate:.1}") }
-}
-
-/// How long, in its largest unit and the next: `3m 20s`.
-pub(super) fn span(time: TimeDelta) -> String {
-    let seconds = time.num_seconds().max(0);
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_span_has_its_two_largest_units() {
-        let spans = [(-5, "0s"), (59, "59s"), (60, "1m 0s"), (3_725, "1h 2m"), (90_000, "1d 1h")];
-        for (seconds, text) in spans {
-            assert_eq!(span(TimeDelta::seconds(seconds)), text);
-        }
-    }
 }

@@ -9,6 +9,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rollcall_shared::config;
+
+use crate::cause::Told;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -61,7 +63,7 @@ pub(super) struct Video {
 
 /// Why a program did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ToolError {
+pub(super) enum ToolError {
     /// The machine lacks it.
     #[error("{program} cannot be started; the setting recordings.{setting} says where it is")]
     Start { program: PathBuf, setting: &'static str, source: std::io::Error },
@@ -86,8 +88,14 @@ pub(crate) enum ToolError {
 }
 
 impl ToolError {
+    /// The error, with the word that dead letters are grouped by.
+    pub(super) fn told(self) -> Told {
+        let cause = if self.is_the_files() { "recording-unreadable" } else { "ffmpeg" };
+        Told::new(cause, self)
+    }
+
     /// Whether the fault is the file's, so that the same file will fare no better.
-    pub(crate) fn is_the_files(&self) -> bool {
+    pub(super) fn is_the_files(&self) -> bool {
         match self {
             Self::NoMedia => true,
             Self::Refused { complaints, .. } => BAD_DATA.iter().any(|words| complaints.contains(words)),
