@@ -4,11 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use rollcall_ops::standin::{Recording, StandIn};
 use rollcall_shared::store::entity::{
     dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure,
+    live_session_recording as recording,
 };
 use rollcall_tests::installation::{Folder, Installation, Process, memory_kib};
 use rollcall_tests::joins::{CapturedJoin, intervals, join, join_of_nobody};
@@ -28,6 +32,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 rollcall_tests::on_both_back_ends!(
     what_died_is_found_mended_sent_back_and_applied,
     what_dies_again_is_the_same_with_two_failures,
+    an_outage_is_one_cause_and_one_command_heals_it,
     groups_and_lists_say_what_died_of_what,
     only_what_was_chosen_is_sent,
     what_is_dropped_is_kept_and_comes_back,
@@ -37,6 +42,7 @@ rollcall_tests::on_both_back_ends!(
     a_line_that_is_wrong_is_named_and_what_is_before_it_is_kept,
     killed_half_way_and_run_again_each_is_applied_once,
     interrupted_it_says_where_it_stands,
+    what_a_colleague_drops_meanwhile_is_not_sent,
 );
 
 /// A command that has ended.
@@ -214,6 +220,56 @@ async fn what_dies_again_is_the_same_with_two_failures(installation: Installatio
     for worker in workers {
         worker.stop().await;
     }
+}
+
+async fn an_outage_is_one_cause_and_one_command_heals_it(mut installation: Installation) {
+    const COUNT: usize = 12;
+    let ingress = installation.ingress().await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    for number in 0..COUNT {
+        let body = json!({"event": "recording_proceeded", "id": format!("EV_{number}"), "created_at": "1790000000",
+                          "room": {"sid": "sid", "room_id": "room"}, "recording_info": {"record_id": format!("r-{number}")}});
+        sender.post(&body.to_string()).await;
+    }
+    // Nobody is at the server's address.
+    let worker = installation.worker("recordings").await;
+    let storing = installation.spawn("rollcall-worker", &["dead-letters"]);
+    eventually(LIMIT, || async {
+        let dead = in_state(&installation, "dead").await;
+        if dead == COUNT as u64 { Ok(()) } else { Err(format!("{dead} are dead")) }
+    })
+    .await;
+    worker.stop().await;
+    let groups = json_of(&installation, &["groups"]).await["groups"].clone();
+    assert_eq!(groups.as_array().unwrap().len(), 1, "{groups}");
+    assert_eq!((&groups[0]["cause"], &groups[0]["count"]), (&json!("plugnmeet-away"), &json!(COUNT)));
+
+    let server = StandIn::start("key", &"secret".into()).await.unwrap();
+    let file = voice(&installation);
+    for number in 0..COUNT {
+        server.add_recording(Recording::new(&format!("r-{number}"), "room", "sid", &file));
+    }
+    installation.server("main", "key", "secret", server.url().as_str());
+    let worker = installation.worker("recordings").await;
+    let ran = dlq(&installation, &["replay", "--cause", "plugnmeet-away", "--wait"]).await;
+    assert!(ran.is_well && ran.output.ends_with("12 applied, 0 died again\n"), "{}{}", ran.output, ran.log);
+    let recordings = recording::Entity::find().all(&installation.db).await.unwrap();
+    assert_eq!(recordings.len(), COUNT);
+    assert!(recordings.iter().all(|row| row.status == "ready" && row.error.is_none()), "{recordings:?}");
+    for worker in [worker, storing] {
+        worker.stop().await;
+    }
+}
+
+/// A second of sound.
+fn voice(installation: &Installation) -> PathBuf {
+    let file = installation.directory.join("class.mp4");
+    let made = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", "sine=frequency=440:duration=1"])
+        .arg(&file)
+        .status();
+    assert!(made.unwrap().success());
+    file
 }
 
 async fn groups_and_lists_say_what_died_of_what(installation: Installation) {
@@ -506,6 +562,21 @@ async fn interrupted_it_says_where_it_stands(installation: Installation) {
     let rest = json_of(&installation, &["replay", "--all", "--yes"]).await;
     assert_eq!(rest["sent"], 300 - sent);
     assert_eq!(broker::depths(&installation).await.unwrap()["attendance"], 300);
+}
+
+async fn what_a_colleague_drops_meanwhile_is_not_sent(installation: Installation) {
+    let ids = insert(&installation, &joins(100)).await;
+    let process = begin(&installation, &[], &["replay", "--all", "--rate", "20", "--json"]);
+    eventually(LIMIT, || async {
+        let replaying = in_state(&installation, "replaying").await;
+        if replaying > 0 { Ok(()) } else { Err("nothing is sent".to_owned()) }
+    })
+    .await;
+    json_of(&installation, &["drop", &ids[99].to_string(), "--reason", "not this one"]).await;
+    let report = ended(process).await.json();
+    assert_eq!((&report["sent"], &report["changed_meanwhile"]), (&json!(99), &json!(1)));
+    assert_eq!(row(&installation, ids[99]).await.state, "dropped");
+    assert_eq!(broker::depths(&installation).await.unwrap()["attendance"], 99);
 }
 
 #[tokio::test]
