@@ -1,23 +1,28 @@
 //! `rollcall dlq`: an operator sees what died, mends it, sends it back and sees that it worked; over the command line, with what
 //! the tables say.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use rollcall_ops::standin::{Recording, StandIn};
 use rollcall_shared::store::entity::{
     dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure,
+    live_session_recording as recording,
 };
-use rollcall_tests::installation::{Folder, Installation, Process};
-use rollcall_tests::joins::{intervals, join, join_of_nobody};
+use rollcall_tests::installation::{Folder, Installation, Process, memory_kib};
+use rollcall_tests::joins::{CapturedJoin, intervals, join, join_of_nobody};
 use rollcall_tests::services::{self, Server};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually};
 use rustix::process::Signal;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -27,6 +32,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 rollcall_tests::on_both_back_ends!(
     what_died_is_found_mended_sent_back_and_applied,
     what_dies_again_is_the_same_with_two_failures,
+    an_outage_is_one_cause_and_one_command_heals_it,
     groups_and_lists_say_what_died_of_what,
     only_what_was_chosen_is_sent,
     what_is_dropped_is_kept_and_comes_back,
@@ -36,6 +42,7 @@ rollcall_tests::on_both_back_ends!(
     a_line_that_is_wrong_is_named_and_what_is_before_it_is_kept,
     killed_half_way_and_run_again_each_is_applied_once,
     interrupted_it_says_where_it_stands,
+    what_a_colleague_drops_meanwhile_is_not_sent,
 );
 
 /// A command that has ended.
@@ -130,8 +137,8 @@ async fn insert(installation: &Installation, letters: &[(&str, &str, Value)]) ->
         });
         letter::Entity::insert_many(rows).exec_without_returning(&installation.db).await.unwrap();
     }
-    let rows = letter::Entity::find().order_by_asc(letter::Column::Id).all(&installation.db).await.unwrap();
-    rows.iter().map(|row| row.id).collect()
+    let ids = letter::Entity::find().select_only().column(letter::Column::Id).order_by_asc(letter::Column::Id);
+    ids.into_tuple().all(&installation.db).await.unwrap()
 }
 
 fn joins(count: usize) -> Vec<(&'static str, &'static str, Value)> {
@@ -213,6 +220,56 @@ async fn what_dies_again_is_the_same_with_two_failures(installation: Installatio
     for worker in workers {
         worker.stop().await;
     }
+}
+
+async fn an_outage_is_one_cause_and_one_command_heals_it(mut installation: Installation) {
+    const COUNT: usize = 12;
+    let ingress = installation.ingress().await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    for number in 0..COUNT {
+        let body = json!({"event": "recording_proceeded", "id": format!("EV_{number}"), "created_at": "1790000000",
+                          "room": {"sid": "sid", "room_id": "room"}, "recording_info": {"record_id": format!("r-{number}")}});
+        sender.post(&body.to_string()).await;
+    }
+    // Nobody is at the server's address.
+    let worker = installation.worker("recordings").await;
+    let storing = installation.spawn("rollcall-worker", &["dead-letters"]);
+    eventually(LIMIT, || async {
+        let dead = in_state(&installation, "dead").await;
+        if dead == COUNT as u64 { Ok(()) } else { Err(format!("{dead} are dead")) }
+    })
+    .await;
+    worker.stop().await;
+    let groups = json_of(&installation, &["groups"]).await["groups"].clone();
+    assert_eq!(groups.as_array().unwrap().len(), 1, "{groups}");
+    assert_eq!((&groups[0]["cause"], &groups[0]["count"]), (&json!("plugnmeet-away"), &json!(COUNT)));
+
+    let server = StandIn::start("key", &"secret".into()).await.unwrap();
+    let file = voice(&installation);
+    for number in 0..COUNT {
+        server.add_recording(Recording::new(&format!("r-{number}"), "room", "sid", &file));
+    }
+    installation.server("main", "key", "secret", server.url().as_str());
+    let worker = installation.worker("recordings").await;
+    let ran = dlq(&installation, &["replay", "--cause", "plugnmeet-away", "--wait"]).await;
+    assert!(ran.is_well && ran.output.ends_with("12 applied, 0 died again\n"), "{}{}", ran.output, ran.log);
+    let recordings = recording::Entity::find().all(&installation.db).await.unwrap();
+    assert_eq!(recordings.len(), COUNT);
+    assert!(recordings.iter().all(|row| row.status == "ready" && row.error.is_none()), "{recordings:?}");
+    for worker in [worker, storing] {
+        worker.stop().await;
+    }
+}
+
+/// A second of sound.
+fn voice(installation: &Installation) -> PathBuf {
+    let file = installation.directory.join("class.mp4");
+    let made = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", "sine=frequency=440:duration=1"])
+        .arg(&file)
+        .status();
+    assert!(made.unwrap().success());
+    file
 }
 
 async fn groups_and_lists_say_what_died_of_what(installation: Installation) {
@@ -507,6 +564,21 @@ async fn interrupted_it_says_where_it_stands(installation: Installation) {
     assert_eq!(broker::depths(&installation).await.unwrap()["attendance"], 300);
 }
 
+async fn what_a_colleague_drops_meanwhile_is_not_sent(installation: Installation) {
+    let ids = insert(&installation, &joins(100)).await;
+    let process = begin(&installation, &[], &["replay", "--all", "--rate", "20", "--json"]);
+    eventually(LIMIT, || async {
+        let replaying = in_state(&installation, "replaying").await;
+        if replaying > 0 { Ok(()) } else { Err("nothing is sent".to_owned()) }
+    })
+    .await;
+    json_of(&installation, &["drop", &ids[99].to_string(), "--reason", "not this one"]).await;
+    let report = ended(process).await.json();
+    assert_eq!((&report["sent"], &report["changed_meanwhile"]), (&json!(99), &json!(1)));
+    assert_eq!(row(&installation, ids[99]).await.state, "dropped");
+    assert_eq!(broker::depths(&installation).await.unwrap()["attendance"], 99);
+}
+
 #[tokio::test]
 async fn a_broker_that_goes_away_leaves_the_rest_as_it_was() {
     let rabbitmq = Server::rabbitmq("dead-letters").await;
@@ -528,4 +600,63 @@ async fn a_broker_that_goes_away_leaves_the_rest_as_it_was() {
     dlq(&installation, &["replay", "--all", "--yes"]).await.failed_with("it broke off");
     rabbitmq.start().await;
     assert_eq!(json_of(&installation, &["replay", "--all", "--yes"]).await["sent"], 2_000 - marked);
+}
+
+/// The most memory that a replay has had, in KiB, shortly before its end.
+async fn memory_of_replay(installation: &Installation, process: &Process) -> u64 {
+    let mut most = 0;
+    while in_state(installation, "dead").await > 5_000 {
+        most = memory_kib(process).1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    most
+}
+
+#[tokio::test]
+#[ignore = "takes some minutes: make soak"]
+async fn a_hundred_thousand_are_found_at_once_and_sent_in_little_memory() {
+    const COUNT: u64 = 100_000;
+    let installation = Installation::new().await;
+    let captured = CapturedJoin::load();
+    for part in 0..COUNT / 1_000 {
+        let bodies = (0..1_000).map(|number| captured.of("class", &format!("user-{part}-{number}")));
+        let letters: Vec<_> =
+            bodies.map(|body| ("attendance", "database", serde_json::from_str(&body).unwrap())).collect();
+        insert(&installation, &letters).await;
+    }
+    for look in ["groups", "list"] {
+        let began = Instant::now();
+        json_of(&installation, &[look]).await;
+        let took = began.elapsed();
+        eprintln!("{look} of {COUNT}: {took:?}");
+        assert!(took < Duration::from_secs(1), "{look} took {took:?}");
+    }
+
+    let all = ["replay", "--all", "--yes", "--json"];
+    let process = begin(&installation, &[], &all);
+    eventually(LIMIT, || async {
+        let replaying = in_state(&installation, "replaying").await;
+        if replaying >= COUNT / 2 { Ok(()) } else { Err(format!("{replaying} are sent")) }
+    })
+    .await;
+    process.kill().await;
+    let began = Instant::now();
+    let process = begin(&installation, &[], &all);
+    let memory = memory_of_replay(&installation, &process).await;
+    let ran = ended(process).await;
+    let sent = ran.json()["sent"].as_u64().unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
+    let rate = sent as f64 / began.elapsed().as_secs_f64();
+    eprintln!("{sent} sent after a SIGKILL, {rate:.0}/s, at most {memory} KiB resident");
+    assert!((1..64 * 1024).contains(&memory), "{memory} KiB");
+
+    let workers = installation.attendance_and_rooms(1).await;
+    eventually(Duration::from_secs(600), || async {
+        let applied = in_state(&installation, "applied").await;
+        if applied == COUNT { Ok(()) } else { Err(format!("{applied} are applied")) }
+    })
+    .await;
+    assert_eq!(intervals(&installation).await, COUNT);
+    assert!(rate >= 5_000.0, "{rate:.0}/s");
+    drop(workers);
 }

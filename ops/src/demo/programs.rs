@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn settings_become_environment_variables() {
-        let settings = json!({"queue": {"url": "amqp://x", "prefix": "demo-1"}, "workers": {"batch_size": 5}});
+        let settings = json!({"queue": {"prefix": "demo-1", "url": "amqp://x"}, "workers": {"batch_size": 5}});
         assert_eq!(
             variables(&settings),
             [

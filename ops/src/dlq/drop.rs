@@ -21,8 +21,6 @@ Examples:
   rollcall dlq drop --room test --reason 'a test room'
   rollcall dlq list --state dropped")]
 pub(super) struct Args {
-    #[command(flatten)]
-    select: SelectSome,
     /// Why, for the history.
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     reason: String,
@@ -31,6 +29,8 @@ pub(super) struct Args {
     /// Do not ask, even where they are more than 100.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    select: SelectSome,
 }
 
 pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {

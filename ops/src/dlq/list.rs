@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use rollcall_shared::dead_letters::State;
 use rollcall_shared::dead_letters::find::{self, Listed};
+use rollcall_shared::dead_letters::{Filter, State};
 use serde::Serialize;
 
 use super::select::Select;
@@ -59,7 +59,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
     } else if found.is_empty() {
         output::print("no dead letters")?;
     } else {
-        output::print(table(found).fitted())?;
+        output::print(table(found, &filter).fitted())?;
         if more > 0 {
             output::print(format_args!("and {} more: --limit shows more of them", letters(more)))?;
         }
@@ -67,13 +67,25 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(found: Vec<Listed>) -> Table {
-    let mut table =
-        Table::new(&["ID", "STATE", "FAILED", "WORKER", "EVENT", "ROOM", "USER", "CAUSE", "ERROR"]).numbers("ID");
+/// The state is told where there may be more than one.
+fn table(found: Vec<Listed>, filter: &Filter) -> Table {
+    let one_state = filter.states.len() == 1;
+    let heads = ["ID", "FAILED", "WORKER", "EVENT", "ROOM", "USER", "CAUSE", "ERROR"];
+    let mut table = if one_state {
+        Table::new(&heads)
+    } else {
+        Table::new(&["ID", "STATE", "FAILED", "WORKER", "EVENT", "ROOM", "USER", "CAUSE", "ERROR"])
+    }
+    .numbers("ID");
     for letter in found {
         let Listed { id, state, last_failed_at, worker, event, room_id, user_id, cause, error, .. } = letter;
+        let (id, failed) = (id.to_string(), when(last_failed_at));
         let (room, user) = (room_id.unwrap_or_default(), user_id.unwrap_or_default());
-        table.row([id.to_string(), state, when(last_failed_at), worker, event, room, user, cause, error]);
+        if one_state {
+            table.row([id, failed, worker, event, room, user, cause, error]);
+        } else {
+            table.row([id, state, failed, worker, event, room, user, cause, error]);
+        }
     }
     table
 }

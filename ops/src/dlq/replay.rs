@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::HumanCount;
-use rollcall_shared::causes::in_one_line;
 use rollcall_shared::dead_letters::find::{self, Share};
 use rollcall_shared::dead_letters::replay::{Report, Run, Standing, standing};
 use rollcall_shared::dead_letters::{By, Filter, State};
@@ -44,8 +43,6 @@ Examples:
   rollcall dlq replay --cause plugnmeet-away --wait --timeout 10m
   rollcall dlq replay --all --rate 200 --reason 'the database is back'")]
 pub(super) struct Args {
-    #[command(flatten)]
-    select: SelectSome,
     /// Only say what would be sent.
     #[arg(long)]
     dry_run: bool,
@@ -66,6 +63,8 @@ pub(super) struct Args {
     /// Do not ask, even where they are more than 100.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    select: SelectSome,
 }
 
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
@@ -174,8 +173,7 @@ impl Replaying<'_> {
         }
         let rest = "the others are as they were: run the same again to go on";
         if let Some(error) = error {
-            let error = in_one_line(&anyhow::anyhow!(error.to_string()));
-            output::complain(format_args!("it broke off: {error}; {rest}"));
+            output::complain(format_args!("it broke off: {}; {rest}", printable(&error.to_string())));
         } else if self.stop.is_cancelled() {
             output::complain(format_args!("stopped; {rest}"));
         }

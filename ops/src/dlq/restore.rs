@@ -19,8 +19,6 @@ Examples:
   rollcall dlq restore --room test --reason 'it was a real room'
   rollcall dlq restore --all")]
 pub(super) struct Args {
-    #[command(flatten)]
-    select: SelectSome,
     /// Why, for the history.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -29,6 +27,8 @@ pub(super) struct Args {
     /// Do not ask, even where they are more than 100.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    select: SelectSome,
 }
 
 pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {

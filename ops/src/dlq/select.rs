@@ -24,19 +24,19 @@ pub(super) struct Select {
     /// About this person.
     #[arg(long, value_name = "ID")]
     user: Vec<String>,
-    /// That died of this, as `groups` says it.
+    /// Last died of this, as `groups` says it.
     #[arg(long, value_name = "CAUSE")]
     cause: Vec<String>,
-    /// That last died then or later: RFC 3339, Unix seconds, or how long ago (2h, 3days).
+    /// Last died then or later: RFC 3339, Unix seconds, or how long ago (2h, 3days).
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<DateTime<Utc>>,
-    /// That last died before that.
+    /// Last died before that.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     until: Option<DateTime<Utc>>,
-    /// Of which this has become. [default: dead; with ids or a run, any]
+    /// In this state. [default: the one that the command is for, mostly dead; with ids or a run, any]
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     state: Vec<Wanted>,
-    /// That a replay has last sent back; it says the run's name.
+    /// Last sent back by this replay, which says its run's name.
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
     /// With this id.
@@ -52,7 +52,7 @@ enum Wanted {
     Replaying,
     /// Has taken effect.
     Applied,
-    /// Shall not.
+    /// Somebody said that nothing more shall become of it.
     Dropped,
     /// Whatever has become of it.
     All,

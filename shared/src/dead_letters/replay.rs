@@ -67,10 +67,10 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The queue is not there, or does not take more.
-    #[error(transparent)]
+    #[error("the queue did not take them all: {0}")]
     Queue(#[from] PublishError),
     /// The database.
-    #[error(transparent)]
+    #[error("the database: {0}")]
     Database(#[from] DbErr),
 }
 
