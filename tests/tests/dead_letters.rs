@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use rollcall_ops::standin::{Recording, StandIn};
@@ -14,8 +14,8 @@ use rollcall_shared::store::entity::{
     dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure,
     live_session_recording as recording,
 };
-use rollcall_tests::installation::{Folder, Installation, Process, memory_kib};
-use rollcall_tests::joins::{CapturedJoin, intervals, join, join_of_nobody};
+use rollcall_tests::installation::{Folder, Installation, Process};
+use rollcall_tests::joins::{intervals, join, join_of_nobody};
 use rollcall_tests::services::{self, Server};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually};
@@ -600,63 +600,4 @@ async fn a_broker_that_goes_away_leaves_the_rest_as_it_was() {
     dlq(&installation, &["replay", "--all", "--yes"]).await.failed_with("it broke off");
     rabbitmq.start().await;
     assert_eq!(json_of(&installation, &["replay", "--all", "--yes"]).await["sent"], 2_000 - marked);
-}
-
-/// The most memory that a replay has had, in KiB, shortly before its end.
-async fn memory_of_replay(installation: &Installation, process: &Process) -> u64 {
-    let mut most = 0;
-    while in_state(installation, "dead").await > 5_000 {
-        most = memory_kib(process).1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    most
-}
-
-#[tokio::test]
-#[ignore = "takes some minutes: make soak"]
-async fn a_hundred_thousand_are_found_at_once_and_sent_in_little_memory() {
-    const COUNT: u64 = 100_000;
-    let installation = Installation::new().await;
-    let captured = CapturedJoin::load();
-    for part in 0..COUNT / 1_000 {
-        let bodies = (0..1_000).map(|number| captured.of("class", &format!("user-{part}-{number}")));
-        let letters: Vec<_> =
-            bodies.map(|body| ("attendance", "database", serde_json::from_str(&body).unwrap())).collect();
-        insert(&installation, &letters).await;
-    }
-    for look in ["groups", "list"] {
-        let began = Instant::now();
-        json_of(&installation, &[look]).await;
-        let took = began.elapsed();
-        eprintln!("{look} of {COUNT}: {took:?}");
-        assert!(took < Duration::from_secs(1), "{look} took {took:?}");
-    }
-
-    let all = ["replay", "--all", "--yes", "--json"];
-    let process = begin(&installation, &[], &all);
-    eventually(LIMIT, || async {
-        let replaying = in_state(&installation, "replaying").await;
-        if replaying >= COUNT / 2 { Ok(()) } else { Err(format!("{replaying} are sent")) }
-    })
-    .await;
-    process.kill().await;
-    let began = Instant::now();
-    let process = begin(&installation, &[], &all);
-    let memory = memory_of_replay(&installation, &process).await;
-    let ran = ended(process).await;
-    let sent = ran.json()["sent"].as_u64().unwrap();
-    #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
-    let rate = sent as f64 / began.elapsed().as_secs_f64();
-    eprintln!("{sent} sent after a SIGKILL, {rate:.0}/s, at most {memory} KiB resident");
-    assert!((1..64 * 1024).contains(&memory), "{memory} KiB");
-
-    let workers = installation.attendance_and_rooms(1).await;
-    eventually(Duration::from_secs(600), || async {
-        let applied = in_state(&installation, "applied").await;
-        if applied == COUNT { Ok(()) } else { Err(format!("{applied} are applied")) }
-    })
-    .await;
-    assert_eq!(intervals(&installation).await, COUNT);
-    assert!(rate >= 5_000.0, "{rate:.0}/s");
-    drop(workers);
 }
