@@ -215,6 +215,7 @@ async fn what_dies_again_is_the_same_with_two_failures(installation: Installatio
     let run = ran.json()["run"].as_str().unwrap().to_owned();
     let groups = json_of(&installation, &["groups", "--run", &run]).await;
     assert_eq!((&groups["groups"][0]["count"], &groups["groups"][0]["state"]), (&json!(2), &json!("dead")));
+    assert_eq!(json_of(&installation, &["groups", "--run", "another"]).await["groups"], json!([]));
     let ran = dlq(&installation, &["replay", "--all", "--wait"]).await;
     assert!(!ran.is_well && ran.output.contains("0 applied, 2 died again"), "{}", ran.output);
     for worker in workers {
