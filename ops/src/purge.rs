@@ -56,7 +56,8 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
         confirm::or_stop(&format!("The {waiting} {events} for {worker} will be dropped; that can be undone."))?;
     }
     let drained = Drained::Waiting(worker, settings.retry(worker).clone());
-    let purged = Purge { queue, db, who: who.name(), reason }.run(&drained, waiting).await?;
+    let purge = dead_letters::Purge { run: String::new(), who: who.name(), reason };
+    let purged = Purge { queue, db, purge }.run(&drained, waiting).await?;
     output::print(format_args!(
         "Dropped {purged} of them. To see them: rollcall dlq list --worker {worker} --state dropped --cause purged"
     ))?;
@@ -75,8 +76,7 @@ async fn waiting(queue: &Queue, settings: &Settings, worker: WorkerName) -> Resu
 struct Purge {
     queue: Queue,
     db: DatabaseConnection,
-    who: String,
-    reason: String,
+    purge: dead_letters::Purge,
 }
 
 impl Purge {
@@ -100,9 +100,9 @@ impl Purge {
         Ok(purged)
     }
 
-    async fn drop_all(&self, messages: &[Removed]) -> Result<(), DbErr> {
-        let (who, reason) = (&self.who, &self.reason);
-        store::transaction(&self.db, |tx| async move { dead_letters::purged(&tx, messages, who, reason).await }).await
+    async fn drop_all(&self, messages: &[Removed]) -> Result<u64, DbErr> {
+        let purge = &self.purge;
+        store::transaction(&self.db, |tx| async move { dead_letters::purged(&tx, messages, purge).await }).await
     }
 }
 

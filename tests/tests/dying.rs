@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
-use rollcall_shared::dead_letters;
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use rollcall_shared::dead_letters::{self, Purge};
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::queue::{Drained, Message, Queue, Replay};
 use rollcall_shared::store::entity::{
@@ -20,8 +23,8 @@ use rollcall_tests::joins::{applied, intervals, join, join_of_nobody};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually};
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, EntityTrait as _, ModelTrait as _, PaginatorTrait as _, QueryOrder as _,
-    TransactionTrait as _,
+    ActiveModelTrait as _, ActiveValue::Set, ConnectionTrait as _, DbBackend, EntityTrait as _, ModelTrait as _,
+    PaginatorTrait as _, QueryOrder as _, Statement, TransactionTrait as _,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,7 +36,11 @@ rollcall_tests::on_both_back_ends!(
     a_replay_that_has_nothing_to_do_is_done,
     a_replay_that_dies_again_is_the_same_row,
     what_was_applied_stays_applied_whatever_a_copy_of_it_does,
+    of_two_replays_the_later_one_decides,
     a_poison_is_told_from_other_dead,
+    what_waits_in_any_of_its_queues_is_taken_out,
+    what_was_taken_out_and_not_confirmed_lies_where_it_lay,
+    a_purge_leaves_alone_what_it_has_only_a_copy_of,
     what_an_operator_takes_out_is_dropped_and_taken_out_once,
     what_was_applied_or_dropped_is_not_kept_for_ever,
     a_paused_worker_takes_nothing_and_goes_on_after_it,
@@ -264,6 +271,39 @@ async fn what_was_applied_stays_applied_whatever_a_copy_of_it_does(installation:
     storing.stop().await;
 }
 
+async fn of_two_replays_the_later_one_decides(installation: Installation) {
+    let school = School::of(installation).await;
+    let dead = school.dead(1).await;
+    // The first one waits somewhere, the second one, edited, is on its way.
+    school.replay(&dead[0], 2, "{}").await;
+    let queue = school.queue();
+    let storing = school.installation.spawn("rollcall-worker", &["dead-letters"]);
+    let mut first = Message::new("main", "participant_joined", Bytes::from(join("class", "a").to_string()));
+    first.id = dead[0].message_id.parse().unwrap();
+    first.replay = Some(Replay { dead_letter_id: dead[0].id, number: 1 });
+    // The later one dies first, and then the earlier one is applied; and the other way round.
+    let worker = school.installation.worker("attendance").await;
+    let row = school.becomes("dead").await;
+    assert_eq!((row.replays, row.cause.as_str()), (2, "body-unreadable"));
+    let sender = queue.sender().await.unwrap();
+    sender.send(WorkerName::Attendance, first.clone(), LIMIT).await.unwrap();
+    applied(&school.installation, 1, LIMIT).await;
+    assert_eq!(school.rows().await[0].state, "dead");
+    worker.stop().await;
+
+    school.replay(&row, 3, "{}").await;
+    first.replay = Some(Replay { dead_letter_id: dead[0].id, number: 2 });
+    let tx = school.installation.db.begin().await.unwrap();
+    dead_letters::applied(&tx, &[first.replayed().unwrap()]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(school.rows().await[0].state, "replaying");
+    let worker = school.installation.worker("attendance").await;
+    assert_eq!(school.becomes("dead").await.replays, 3);
+    sender.close().await;
+    worker.stop().await;
+    storing.stop().await;
+}
+
 async fn a_poison_is_told_from_other_dead(installation: Installation) {
     let school = School::of(installation).await;
     let mut poison = join("class", "somebody");
@@ -299,19 +339,21 @@ async fn what_an_operator_takes_out_is_dropped_and_taken_out_once(installation: 
     assert_eq!((depths.workers[0].waiting, depths.unrouted), (250, 0));
     let waiting = Drained::Waiting(WorkerName::Attendance, settings.attendance.retry.clone());
     let mut drain = queue.drain(&waiting).await.unwrap();
+    let mut dropped = 0;
     loop {
         let some = drain.next(100).await.unwrap();
         if some.is_empty() {
             break;
         }
         let tx = school.installation.db.begin().await.unwrap();
-        dead_letters::purged(&tx, &some, "the tests", "nobody wants them").await.unwrap();
+        let purge = Purge { run: "a-run".into(), who: "the tests".into(), reason: "nobody wants them".into() };
+        dropped += dead_letters::purged(&tx, &some, &purge).await.unwrap();
         tx.commit().await.unwrap();
         drain.confirm().await.unwrap();
     }
     assert_eq!(queue.depths(&settings).await.unwrap().workers[0].waiting, 0);
     let rows = school.rows().await;
-    assert_eq!(rows.len(), 250);
+    assert_eq!((rows.len(), dropped), (250, 250));
     assert!(rows.iter().all(|row| row.state == "dropped" && row.cause == "purged" && row.attempts == 0));
     assert_eq!(school.failures().await.len(), 0);
     let changes = change::Entity::find().all(&school.installation.db).await.unwrap();
@@ -321,10 +363,208 @@ async fn what_an_operator_takes_out_is_dropped_and_taken_out_once(installation: 
         ("the tests", Some("nobody wants them"))
     );
     drop((drain, queue));
-    // Nothing comes back.
+    // Nothing comes back before what comes after it.
+    school.sender.post(&join("class", "after").to_string()).await;
+    let worker = school.installation.worker("attendance").await;
+    applied(&school.installation, 1, LIMIT).await;
+    worker.stop().await;
+    assert_eq!(intervals(&school.installation).await, 1);
+}
+
+/// Takes out what waits for the attendance worker, as dropped; how many dead letters that came to.
+async fn purge(school: &School, queue: &Queue) -> u64 {
+    let settings = school.installation.load_settings();
+    let waiting = Drained::Waiting(WorkerName::Attendance, settings.attendance.retry.clone());
+    let mut drain = queue.drain(&waiting).await.unwrap();
+    let mut dropped = 0;
+    loop {
+        let some = drain.next(100).await.unwrap();
+        if some.is_empty() {
+            return dropped;
+        }
+        let tx = school.installation.db.begin().await.unwrap();
+        let purge = Purge { run: "a-run".into(), who: "the tests".into(), reason: "nobody wants them".into() };
+        dropped += dead_letters::purged(&tx, &some, &purge).await.unwrap();
+        tx.commit().await.unwrap();
+        drain.confirm().await.unwrap();
+    }
+}
+
+async fn what_waits_in_any_of_its_queues_is_taken_out(mut installation: Installation) {
+    installation.set("sessions.unknown", "reject");
+    installation.set("attendance.retry", "1h,2h");
+    let school = School::of(installation).await;
+    // Some wait for their next try, one is a suspect, and some wait for their first.
+    for user in 0..3 {
+        school.sender.post(&join("class", &format!("failed-{user}")).to_string()).await;
+    }
+    let worker = school.installation.worker("attendance").await;
+    let settings = school.installation.load_settings();
+    let queue = school.queue();
+    let depth = async || queue.depths(&settings).await.unwrap().workers[0];
+    eventually(LIMIT, || async {
+        let depth = depth().await;
+        if depth.retrying == 3 { Ok(()) } else { Err(format!("{depth:?}")) }
+    })
+    .await;
+    worker.stop().await;
+    school.sender.post(&join("class", "suspect").to_string()).await;
+    let holder = school.installation.spawn("rollcall-holder", &["--count", "1"]);
+    holder.logs("has taken what it wants").await;
+    holder.kill().await;
+    let looking = school.installation.spawn("rollcall-holder", &["--count", "1"]);
+    eventually(LIMIT, || async {
+        let depth = depth().await;
+        if depth.suspects == 1 { Ok(()) } else { Err(format!("{depth:?}")) }
+    })
+    .await;
+    looking.kill().await;
+    for user in 0..2 {
+        school.sender.post(&join("class", &format!("new-{user}")).to_string()).await;
+    }
+    let before = eventually(LIMIT, || async {
+        let depth = depth().await;
+        if depth.waiting == 2 { Ok(depth) } else { Err(format!("{depth:?}")) }
+    })
+    .await;
+    assert_eq!((before.retrying, before.suspects), (3, 1));
+
+    assert_eq!(purge(&school, &queue).await, 6);
+    let after = depth().await;
+    assert_eq!((after.waiting, after.retrying, after.suspects), (0, 0, 0));
+    let rows = school.rows().await;
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        let failed = row.user_id.as_ref().unwrap().starts_with("failed-");
+        assert_eq!(row.error.contains("has not announced"), failed, "{}", row.error);
+        assert!(row.error.ends_with("it waited, and was purged: nobody wants them"), "{}", row.error);
+        assert_eq!(row.attempts, i32::from(failed));
+        assert!(row.first_failed_at <= row.last_failed_at && row.replay_run.as_deref() == Some("a-run"));
+    }
+}
+
+async fn what_was_taken_out_and_not_confirmed_lies_where_it_lay(installation: Installation) {
+    let school = School::of(installation).await;
+    for user in 0..5 {
+        school.sender.post(&join("class", &format!("user-{user}")).to_string()).await;
+    }
+    let settings = school.installation.load_settings();
+    let queue = school.queue();
+    let waiting = Drained::Waiting(WorkerName::Attendance, settings.attendance.retry.clone());
+    let mut drain = queue.drain(&waiting).await.unwrap();
+    assert_eq!(drain.next(3).await.unwrap().len(), 3);
+    // What comes in after it has begun is not taken out.
+    school.sender.post(&join("class", "late").to_string()).await;
+    assert_eq!(drain.next(10).await.unwrap().len(), 2);
+    assert_eq!(drain.next(10).await.unwrap().len(), 0);
+    drop(drain);
+    eventually(LIMIT, || async {
+        let waiting = queue.depths(&settings).await.unwrap().workers[0].waiting;
+        if waiting == 6 { Ok(()) } else { Err(format!("{waiting} wait")) }
+    })
+    .await;
+    let again = queue.drain(&waiting).await.unwrap().next(10).await.unwrap();
+    assert_eq!(again.len(), 6);
+    let worker = school.installation.worker("attendance").await;
+    applied(&school.installation, 6, LIMIT).await;
+    worker.stop().await;
+}
+
+async fn a_purge_leaves_alone_what_it_has_only_a_copy_of(installation: Installation) {
+    let school = School::of(installation).await;
+    let dead = school.dead(3).await;
+    for row in &dead {
+        school.replay(row, 1, &join("class", &format!("user-{}", row.id)).to_string()).await;
+    }
+    let set = async |row: &letter::Model, state: &str, replays: i32| {
+        let change = letter::ActiveModel {
+            id: Set(row.id),
+            state: Set(state.into()),
+            replays: Set(replays),
+            ..Default::default()
+        };
+        change.update(&school.installation.db).await.unwrap();
+    };
+    // The first is confirmed and not yet marked, the second was applied by a copy, the third was sent once more since.
+    set(&dead[0], "dead", 0).await;
+    set(&dead[1], "applied", 1).await;
+    set(&dead[2], "replaying", 2).await;
+    assert_eq!(purge(&school, &school.queue()).await, 1);
+    let states: Vec<_> = school.rows().await.into_iter().map(|row| (row.state, row.replays)).collect();
+    assert_eq!(states, [("dropped".to_owned(), 1), ("applied".to_owned(), 1), ("replaying".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn what_a_stranger_puts_among_the_dead_keeps_no_other_from_being_stored() {
+    let school = School::of(Installation::new().await).await;
     let worker = school.installation.worker("attendance").await;
     worker.stop().await;
-    assert_eq!(intervals(&school.installation).await, 0);
+    let connection =
+        Connection::connect(&school.installation.broker_url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    // A time that there is, in milliseconds, and that no database has.
+    const FAR: i64 = 8_000_000_000_000_000;
+    let mut headers = FieldTable::default();
+    for (name, value) in [("rollcall-received-at", -FAR), ("rollcall-last-failed-at", FAR)] {
+        headers.insert(name.into(), AMQPValue::LongLongInt(value));
+    }
+    headers.insert("rollcall-dead-kind".into(), AMQPValue::LongString("permanent".into()));
+    for (name, length) in [("rollcall-dead-cause", 5_000), ("rollcall-source", 9_000), ("rollcall-last-error", 20_000)]
+    {
+        headers.insert(name.into(), AMQPValue::LongString("\0é".repeat(length).into()));
+    }
+    for headers in [headers, FieldTable::default()] {
+        let (queue, body) = (format!("{}.attendance.dead", school.installation.prefix), b"\0 no JSON");
+        let properties = BasicProperties::default().with_headers(headers);
+        let published =
+            channel.basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body, properties);
+        published.await.unwrap();
+    }
+    school.sender.post(&join_of_nobody("class", 0).to_string()).await;
+    let worker = school.installation.worker("attendance").await;
+    let storing = school.installation.spawn("rollcall-worker", &["dead-letters"]);
+    // Both of the stranger's have the same body, and so are one.
+    let rows = school.letters(2).await;
+    assert!(rows.iter().any(|row| row.body == b"\0 no JSON"));
+    assert_eq!(broker::drained(&school.installation, LIMIT).await, BTreeMap::new());
+    worker.stop().await;
+    storing.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_being_restored_is_not_removed() {
+    let school = School::of(Installation::new().await).await;
+    let dead = school.dead(1).await;
+    let long_ago = Utc::now() - chrono::TimeDelta::days(100);
+    let old = letter::ActiveModel {
+        id: Set(dead[0].id),
+        state: Set("dropped".into()),
+        updated_at: Set(long_ago),
+        ..Default::default()
+    };
+    old.update(&school.installation.db).await.unwrap();
+    let tx = school.installation.db.begin().await.unwrap();
+    let restored = letter::ActiveModel {
+        id: Set(dead[0].id),
+        state: Set("dead".into()),
+        updated_at: Set(Utc::now()),
+        ..Default::default()
+    };
+    restored.update(&tx).await.unwrap();
+    let db = school.installation.db.clone();
+    let pruning = tokio::spawn(async move { dead_letters::prune(&db, Utc::now() - chrono::TimeDelta::days(90)).await });
+    // It waits for the row.
+    eventually(LIMIT, || async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        let waiting = Statement::from_string(DbBackend::Postgres, waiting);
+        let waiting = school.installation.db.query_one_raw(waiting).await.unwrap().unwrap();
+        let waiting: i64 = waiting.try_get_by_index(0).unwrap();
+        if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+    })
+    .await;
+    tx.commit().await.unwrap();
+    assert_eq!(pruning.await.unwrap().unwrap(), 0);
+    assert_eq!(school.rows().await[0].state, "dead");
 }
 
 async fn what_was_applied_or_dropped_is_not_kept_for_ever(installation: Installation) {

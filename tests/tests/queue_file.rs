@@ -14,7 +14,7 @@ use reqwest::StatusCode;
 use rollcall_shared::config::{self, SecretUrl};
 use rollcall_shared::queue::{Message, Queue};
 use rollcall_shared::store;
-use rollcall_shared::store::entity::{live_session_interval, live_session_user};
+use rollcall_shared::store::entity::{dead_letter, live_session_interval, live_session_user};
 use rollcall_tests::eventually;
 use rollcall_tests::installation::{Folder, Ingress, Process, Server};
 use rollcall_tests::joins::join;
@@ -112,6 +112,52 @@ async fn a_queue_file_of_a_newer_version_is_refused_and_left_alone() {
     make_queue(&file).await;
     alter(&file, "PRAGMA user_version = 99").await;
     is_refused(&folder, &["newer Rollcall (version 99, and this one knows 2)", "run that one"]).await;
+}
+
+#[tokio::test]
+async fn a_queue_file_of_the_first_version_is_looked_at_as_it_is_and_worked_off() {
+    let folder = folder();
+    let file = folder.0.join("data/queue.db");
+    make_queue(&file).await;
+    for column in ["cause", "dead_letter_id", "replay"] {
+        alter(&file, &format!("ALTER TABLE message DROP COLUMN {column}")).await;
+    }
+    alter(
+        &file,
+        "UPDATE message SET queue = 'attendance.dead', dead_kind = 'permanent', last_failed_at = 1 WHERE seq <= 2",
+    )
+    .await;
+    alter(&file, "PRAGMA user_version = 1").await;
+    let before = fs::read(&file).unwrap();
+    // A look leaves it to the older version.
+    let settings = config::Queue {
+        url: SecretUrl::parse(&format!("sqlite://{}", file.display())).unwrap(),
+        ..config::Queue::default()
+    };
+    let queue = Queue::open(&settings, "the tests").unwrap();
+    let toml = folder.0.join("rollcall.toml");
+    let depths = queue.depths(&config::Settings::load(Some(&toml)).unwrap()).await.unwrap();
+    assert_eq!((depths.workers[0].waiting, depths.workers[0].dead), (498, 2));
+    assert!(fs::read(&file).unwrap() == before, "the look has changed the file");
+
+    let up = folder.spawn("rollcall", &["up"]).listens().await;
+    let database = folder.0.join("data/rollcall.db");
+    let stored = async || {
+        if !database.exists() {
+            return 0;
+        }
+        let db = open(&database).await;
+        let count = dead_letter::Entity::find().count(&db).await.unwrap_or_default();
+        db.close().await.unwrap();
+        count
+    };
+    // None of their bodies is one of a webhook.
+    eventually(LIMIT, || async {
+        let stored = stored().await;
+        if stored == 500 { Ok(()) } else { Err(format!("{stored} are dead")) }
+    })
+    .await;
+    up.process.stop().await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use metrics::counter;
 use rollcall_shared::dead_letters;
-use rollcall_shared::queue::{Drain, Drained, InHand, Queue, QueueError};
+use rollcall_shared::queue::{Drain, Drained, Held, InHand, Queue, QueueError};
 use rollcall_shared::store;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
@@ -31,6 +31,7 @@ const PRUNE: Duration = Duration::from_hours(1);
 
 const NO_QUEUE: &str = "the queue is away";
 const NO_DATABASE: &str = "the database is away";
+const REFUSED: &str = "the database does not take dead letters; the log says why";
 
 /// The worker.
 pub(crate) struct DeadLetters {
@@ -76,7 +77,9 @@ impl DeadLetters {
                 }
                 Err(Ended::Database(error)) => {
                     warn!(%error, "dead letters cannot be stored: they stay in the queue until they can");
-                    stop.run_until_cancelled(self.database_is_back()).await;
+                    let away = matches!(error, Failure::Unreachable(_));
+                    let obstacle = if away { NO_DATABASE } else { REFUSED };
+                    stop.run_until_cancelled(self.database_takes_them(obstacle)).await;
                 }
             }
             began = true;
@@ -109,12 +112,14 @@ impl DeadLetters {
         if dead.is_empty() {
             return Ok(0);
         }
-        let _in_hand: Vec<_> = dead.iter().map(|dead| self.in_hand.take(dead.message.received_at)).collect();
+        let mut in_hand: Vec<_> = dead.iter().map(|dead| self.in_hand.take(dead.message.received_at)).collect();
         let dead = &dead;
         transaction(&self.db, |tx| async move { Ok(dead_letters::record(&tx, dead).await?) })
             .await
             .map_err(Ended::Database)?;
         drain.confirm().await?;
+        in_hand.iter_mut().for_each(Held::settle);
+        self.obstacles.remove(REFUSED);
         counter!("rollcall_worker_dead_letters_total").increment(dead.len() as u64);
         info!(dead_letters = dead.len(), "stored dead letters");
         Ok(dead.len())
@@ -124,15 +129,21 @@ impl DeadLetters {
         let keep = TimeDelta::from_std(self.keep).unwrap_or(TimeDelta::MAX);
         let Some(until) = Utc::now().checked_sub_signed(keep) else { return Ok(()) };
         let pruned = in_time(async { Ok(dead_letters::prune(&self.db, until).await?) }).await;
-        let pruned = pruned.map_err(Ended::Database)?;
-        if pruned > 0 {
-            info!(dead_letters = pruned, "removed what was applied or dropped longer ago than dead_letters.keep");
+        match pruned {
+            Ok(0) => {}
+            Ok(pruned) => {
+                info!(dead_letters = pruned, "removed what was applied or dropped longer ago than dead_letters.keep");
+            }
+            Err(error @ Failure::Unreachable(_)) => return Err(Ended::Database(error)),
+            // Taking more of them is worth more than removing some.
+            Err(error) => warn!(%error, "what was kept for long enough cannot be removed; will try again"),
         }
         Ok(())
     }
 
-    async fn database_is_back(&self) {
-        self.obstacles.add(NO_DATABASE);
+    /// Waits until the database may take them; `obstacle` until it has.
+    async fn database_takes_them(&self, obstacle: &'static str) {
+        self.obstacles.add(obstacle);
         sleep(AGAIN).await;
         while !store::is_reachable(&self.db).await {
             sleep(AGAIN).await;

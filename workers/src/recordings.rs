@@ -27,7 +27,7 @@ use rollcall_shared::config::{self, Settings, UnknownSessions};
 use rollcall_shared::dead_letters;
 use rollcall_shared::event::{Change, Event, WorkerName};
 use rollcall_shared::plugnmeet::api;
-use rollcall_shared::queue::Replay;
+use rollcall_shared::queue::Replayed;
 use rollcall_shared::store::entity::live_session_recording::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, DatabaseConnection, EntityTrait as _, ExprTrait as _, QueryFilter as _,
@@ -159,7 +159,7 @@ impl Recordings {
         })
     }
 
-    async fn archive(&self, event: &Event, replay: Option<Replay>) -> Result<Outcome, Failure> {
+    async fn archive(&self, event: &Event, replay: Option<Replayed>) -> Result<Outcome, Failure> {
         let row = self.archivist.open(event).await?;
         if row.status == READY {
             apply(&self.archivist.db, replay.as_slice(), |_| async { Ok(()) }).await?;
@@ -179,7 +179,7 @@ impl Recordings {
     fn start(
         &self,
         id: i64,
-        replay: Option<Replay>,
+        replay: Option<Replayed>,
         lease: Lease,
         slot: OwnedSemaphorePermit,
     ) -> oneshot::Receiver<Result<Outcome, Failure>> {
@@ -253,7 +253,7 @@ impl Archivist {
     }
 
     /// What is done under the lease.
-    async fn job(&self, id: i64, replay: Option<Replay>, lease: &Lease) -> Result<End, Failure> {
+    async fn job(&self, id: i64, replay: Option<Replayed>, lease: &Lease) -> Result<End, Failure> {
         let row = in_time(async { Ok(Entity::find_by_id(id).one(&self.db).await?) }).await?;
         let row = row.context("the recording's row is gone").map_err(Failure::transient)?;
         if row.status == READY {
@@ -266,7 +266,7 @@ impl Archivist {
     }
 
     /// From the server's word for it to a row that says `ready`.
-    async fn archive(&self, row: &Model, replay: Option<Replay>, lease: &Lease) -> Result<End, Failure> {
+    async fn archive(&self, row: &Model, replay: Option<Replayed>, lease: &Lease) -> Result<End, Failure> {
         let server = self.server(&row.source)?;
         let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
         self.tools.check().map_err(|error| Failure::transient(error.told()))?;
@@ -348,7 +348,7 @@ impl Archivist {
     async fn make_ready(
         &self,
         id: i64,
-        replay: Option<Replay>,
+        replay: Option<Replayed>,
         lease: &Lease,
         ready: &ActiveModel,
     ) -> Result<bool, Failure> {

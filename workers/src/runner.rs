@@ -256,7 +256,7 @@ impl<W: Worker> Runner<W> {
 
     /// There is nothing to do, and that is done; what had died has found its end.
     async fn ignore(&self, delivery: Delivery) {
-        if let Some(replay) = delivery.message.replay
+        if let Some(replay) = delivery.message.replayed()
             && let Err(error) = transaction::apply(&self.db, &[replay], |_| async { Ok(()) }).await
         {
             let delay = self.retry.delays().first().copied().unwrap_or_default();
@@ -272,7 +272,7 @@ impl<W: Worker> Runner<W> {
     /// `Unreachable` comes out of here only where waiting has an end: the outage lasts, or the program stops.
     async fn attempt(&self, taken: &[Taken], taking: &CancellationToken) -> Result<Outcome, Failure> {
         let batch: Arc<Batch> =
-            Arc::new(taken.iter().map(|one| (one.event.clone(), one.delivery.message.replay)).collect());
+            Arc::new(taken.iter().map(|one| (one.event.clone(), one.delivery.message.replayed())).collect());
         let since = Instant::now();
         loop {
             let began = Instant::now();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rollcall_shared::dead_letters;
-use rollcall_shared::queue::Replay;
+use rollcall_shared::queue::Replayed;
 use rollcall_shared::store::{self, Failed};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
 
@@ -24,7 +24,7 @@ pub(crate) async fn transaction<T, F: Future<Output = Result<T, Failure>>>(
 /// As [`transaction`].
 pub(crate) async fn apply<F: Future<Output = Result<(), Failure>>>(
     db: &DatabaseConnection,
-    replays: &[Replay],
+    replays: &[Replayed],
     work: impl Fn(Arc<DatabaseTransaction>) -> F,
 ) -> Result<(), Failure> {
     let work = &work;

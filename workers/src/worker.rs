@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollcall_shared::causes::in_one_line;
 use rollcall_shared::event::{Event, WorkerName};
-use rollcall_shared::queue::Replay;
+use rollcall_shared::queue::Replayed;
 use rollcall_shared::store::{self, ErrorKind};
 use sea_orm::DbErr;
 
@@ -41,7 +41,7 @@ pub trait Worker: Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     events: Vec<Event>,
-    replays: Vec<Option<Replay>>,
+    replays: Vec<Option<Replayed>>,
 }
 
 impl Batch {
@@ -51,18 +51,18 @@ impl Batch {
     }
 
     /// Each event, and which replay of a dead letter it is, if it is one.
-    pub fn iter(&self) -> impl Iterator<Item = (&Event, Option<Replay>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Event, Option<Replayed>)> {
         self.events.iter().zip(self.replays.iter().copied())
     }
 
     /// The dead letters that are among them.
-    pub fn replays(&self) -> Vec<Replay> {
+    pub fn replays(&self) -> Vec<Replayed> {
         self.replays.iter().copied().flatten().collect()
     }
 }
 
-impl FromIterator<(Event, Option<Replay>)> for Batch {
-    fn from_iter<I: IntoIterator<Item = (Event, Option<Replay>)>>(events: I) -> Self {
+impl FromIterator<(Event, Option<Replayed>)> for Batch {
+    fn from_iter<I: IntoIterator<Item = (Event, Option<Replayed>)>>(events: I) -> Self {
         let (events, replays) = events.into_iter().unzip();
         Self { events, replays }
     }

@@ -25,7 +25,7 @@ mod walk;
 
 pub use self::change::By;
 pub use self::filter::Filter;
-pub use self::record::{applied, prune, purged, record};
+pub use self::record::{Purge, applied, prune, purged, record};
 pub use self::subject::Subject;
 
 /// What became of a dead letter.

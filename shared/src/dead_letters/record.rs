@@ -1,20 +1,23 @@
 //! What workers write: that a message died, that it was applied after all; what an operator purged; and what is not kept any
-//! longer. Each is done in a transaction of its caller's, and doing it twice changes nothing.
+//! longer. Doing any of it twice changes nothing.
+//!
+//! A message may be of anybody's making, so whatever a database might refuse of it is made good here ([`text`], [`time`]): one
+//! that is refused would keep all others from being stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{CaseStatement, Expr, LockType, OnConflict, Query};
+use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait as _, LockType, OnConflict, Query};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend,
     DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
 };
 use serde_json::Value;
 
-use super::State;
+use super::subject::without_nul;
+use super::{State, Subject};
 use crate::event::WorkerName;
-use crate::plugnmeet::webhook;
-use crate::queue::{DeadKind, Death, Message, Removed, Replay};
+use crate::queue::{DeadKind, Death, Message, Removed, Replayed};
 use crate::store::entity::{dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure};
 
 /// The kind and the cause of what has not failed.
@@ -55,7 +58,8 @@ pub async fn record(tx: &DatabaseTransaction, dead: &[Removed]) -> Result<(), Db
     let mut rows = Vec::new();
     for died in &dead {
         let Some(row) = died.row(&after) else { continue };
-        if told.contains(&(row.id, died.death.at)) {
+        let was_there = died.row(&before).is_some();
+        if told.contains(&(row.id, died.death.at)) || (died.is_unexplained && was_there) {
             continue;
         }
         rows.push(died.failure(row.id));
@@ -70,68 +74,90 @@ pub async fn record(tx: &DatabaseTransaction, dead: &[Removed]) -> Result<(), Db
     Ok(())
 }
 
-/// Messages that waited are in the database as dropped, by `who`, for this reason.
+/// Who has taken waiting messages out of the queue.
+#[derive(Debug, Clone)]
+pub struct Purge {
+    /// What it is called: `replay_run` of its rows.
+    pub run: String,
+    /// A user of the operating system, or who they say they are.
+    pub who: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Messages that waited are in the database as dropped; how many dead letters those are. Of one that was applied, or sent again
+/// since, only a copy was taken out: it stays what it is.
 ///
 /// # Errors
 /// The database.
-pub async fn purged(tx: &DatabaseTransaction, waiting: &[Removed], who: &str, reason: &str) -> Result<(), DbErr> {
+pub async fn purged(tx: &DatabaseTransaction, waiting: &[Removed], purge: &Purge) -> Result<u64, DbErr> {
     let mut waiting: Vec<_> = waiting.iter().map(Died::of).collect();
     waiting.sort_by(|one, other| one.message_id.cmp(&other.message_id));
     waiting.dedup_by(|one, other| one.message_id == other.message_id);
     let before = known(tx, &waiting).await?;
     let new = waiting.iter().filter(|purged| purged.row(&before).is_none());
-    let rows = new.map(|purged| letter::ActiveModel {
-        kind: Set(PURGED.into()),
-        cause: Set(PURGED.into()),
-        error: Set(format!("it waited, and was purged: {}", without_nul(reason))),
-        ..purged.letter(State::Dropped)
-    });
-    insert(tx, rows.collect()).await?;
+    insert(tx, new.map(|new| new.purged_letter(&purge.reason)).collect()).await?;
     let after = known(tx, &waiting).await?;
-    let dropped = letter::ActiveModel {
-        state: Set(State::Dropped.as_str().into()),
-        updated_at: Set(Utc::now()),
-        ..Default::default()
-    };
-    let ids = || after.values().map(|row| row.id);
-    letter::Entity::update_many().set(dropped).filter(letter::Column::Id.is_in(ids())).exec(tx).await?;
-    let changes: Vec<_> = ids()
-        .map(|id| change::ActiveModel {
-            dead_letter_id: Set(id),
-            changed_at: Set(Utc::now()),
-            changed_by: Set(who.to_owned()),
-            change: Set(PURGED.into()),
-            reason: Set(Some(without_nul(reason))),
-            ..Default::default()
-        })
-        .collect();
+    let mut changes = Vec::new();
+    let mut by_number = BTreeMap::<i32, Vec<i64>>::new();
+    for purged in &waiting {
+        let Some(row) = purged.row(&after) else { continue };
+        let is_a_copy = row.state == State::Applied.as_str() || purged.replay() < row.replays;
+        if !is_a_copy {
+            by_number.entry(purged.replay()).or_default().push(row.id);
+            changes.push(purged_change(row.id, purge));
+        }
+    }
+    for (number, ids) in by_number {
+        letter::Entity::update_many()
+            .col_expr(letter::Column::State, Expr::value(State::Dropped.as_str()))
+            .col_expr(letter::Column::Replays, at_least(number))
+            .col_expr(letter::Column::ReplayRun, Expr::value(text(&purge.run, NAME)))
+            .col_expr(letter::Column::UpdatedAt, Expr::value(Utc::now()))
+            .filter(letter::Column::Id.is_in(ids))
+            .exec(tx)
+            .await?;
+    }
     for changes in changes.chunks(ROWS_PER_STATEMENT) {
         change::Entity::insert_many(changes.to_vec()).exec_without_returning(tx).await?;
     }
-    Ok(())
+    Ok(changes.len() as u64)
 }
 
-/// Dead letters were applied after all, by the transaction that this is said in.
+fn purged_change(dead_letter_id: i64, purge: &Purge) -> change::ActiveModel {
+    change::ActiveModel {
+        dead_letter_id: Set(dead_letter_id),
+        changed_at: Set(Utc::now()),
+        changed_by: Set(text(&purge.who, NAME)),
+        change: Set(PURGED.into()),
+        reason: Set(Some(text(&purge.reason, WORDS))),
+        ..Default::default()
+    }
+}
+
+/// Dead letters were applied after all, by the transaction that this is said in. Where a later replay is on its way, with an
+/// edited body perhaps, that one decides.
 ///
 /// # Errors
 /// The database.
-pub async fn applied(tx: &DatabaseTransaction, replays: &[Replay]) -> Result<(), DbErr> {
-    let mut by_number = BTreeMap::<i32, BTreeSet<i64>>::new();
+pub async fn applied(tx: &DatabaseTransaction, replays: &[Replayed]) -> Result<(), DbErr> {
+    let mut by_number = BTreeMap::<i32, BTreeSet<String>>::new();
     for replay in replays {
-        by_number.entry(replay.number).or_default().insert(replay.dead_letter_id);
+        by_number.entry(replay.number).or_default().insert(replay.message_id.to_string());
     }
     if by_number.is_empty() {
         return Ok(());
     }
-    lock(tx, letter::Column::Id.is_in(replays.iter().map(|replay| replay.dead_letter_id))).await?;
+    lock(tx, replays.iter().map(|replay| replay.message_id.to_string())).await?;
     let now = Utc::now();
     for (number, ids) in by_number {
         letter::Entity::update_many()
             .col_expr(letter::Column::State, Expr::value(State::Applied.as_str()))
-            .col_expr(letter::Column::Replays, at_least(number))
+            .col_expr(letter::Column::Replays, Expr::value(number))
             .col_expr(letter::Column::AppliedAt, Expr::value(now))
             .col_expr(letter::Column::UpdatedAt, Expr::value(now))
-            .filter(letter::Column::Id.is_in(ids))
+            .filter(letter::Column::MessageId.is_in(ids))
+            .filter(letter::Column::Replays.lte(number))
             .exec(tx)
             .await?;
     }
@@ -143,16 +169,22 @@ pub async fn applied(tx: &DatabaseTransaction, replays: &[Replay]) -> Result<(),
 /// # Errors
 /// The database.
 pub async fn prune(db: &DatabaseConnection, until: DateTime<Utc>) -> Result<u64, DbErr> {
+    let is_old = || {
+        letter::Column::State
+            .is_in([State::Applied, State::Dropped].map(State::as_str))
+            .and(letter::Column::UpdatedAt.lt(until))
+    };
     let mut pruned = 0;
     loop {
-        let old = Query::select()
+        let some = Query::select()
             .column(letter::Column::Id)
             .from(letter::Entity)
-            .and_where(letter::Column::State.is_in([State::Applied, State::Dropped].map(State::as_str)))
-            .and_where(letter::Column::UpdatedAt.lt(until))
+            .and_where(is_old())
             .limit(PRUNED_AT_ONCE)
             .to_owned();
-        let removed = letter::Entity::delete_many().filter(letter::Column::Id.in_subquery(old)).exec(db).await?;
+        // Asked again of the row itself: while this waited for its lock, somebody may have restored it.
+        let these = letter::Column::Id.in_subquery(some).and(is_old());
+        let removed = letter::Entity::delete_many().filter(these).exec(db).await?;
         pruned += removed.rows_affected;
         if removed.rows_affected < PRUNED_AT_ONCE {
             return Ok(pruned);
@@ -172,6 +204,8 @@ struct Died<'a> {
     worker: WorkerName,
     message: &'a Message,
     death: Death,
+    /// Nothing says how it died, nor when: what the queue gives twice cannot be told from two.
+    is_unexplained: bool,
     headers: String,
 }
 
@@ -188,7 +222,8 @@ impl<'a> Died<'a> {
             message_id: message.id.to_string(),
             worker: *worker,
             message,
-            death: death.clone().unwrap_or_else(unexplained),
+            is_unexplained: death.is_none(),
+            death: death.clone().map_or_else(unexplained, |death| Death { at: time(death.at), ..death }),
             headers: Value::from(headers.clone()).to_string(),
         }
     }
@@ -203,11 +238,11 @@ impl<'a> Died<'a> {
     }
 
     fn error(&self) -> String {
-        without_nul(self.message.last_error.as_deref().unwrap_or(UNEXPLAINED))
+        text(self.message.last_error.as_deref().unwrap_or(UNEXPLAINED), WORDS)
     }
 
     fn host(&self) -> Option<String> {
-        Some(without_nul(&self.death.host)).filter(|host| !host.is_empty())
+        Some(text(&self.death.host, NAME)).filter(|host| !host.is_empty())
     }
 
     fn attempts(&self) -> i32 {
@@ -221,20 +256,20 @@ impl<'a> Died<'a> {
         letter::ActiveModel {
             message_id: Set(self.message_id.clone()),
             worker: Set(self.worker.as_str().into()),
-            event: Set(without_nul(event)),
-            event_id: Set(event_id.as_deref().map(without_nul)),
-            source: Set(without_nul(source)),
-            room_id: Set(room_id.as_deref().map(without_nul)),
-            user_id: Set(webhook::person(body).as_deref().map(without_nul)),
-            traceparent: Set(traceparent.as_deref().map(without_nul)),
-            received_at: Set(*received_at),
+            event: Set(text(event, NAME)),
+            event_id: Set(event_id.as_deref().map(|id| text(id, WORDS))),
+            source: Set(text(source, NAME)),
+            room_id: Set(room_id.as_deref().map(|id| text(id, WORDS))),
+            user_id: Set(Subject::of(source, body, *received_at).ok().and_then(|subject| subject.user_id)),
+            traceparent: Set(traceparent.as_deref().map(|trace| text(trace, NAME))),
+            received_at: Set(time(*received_at)),
             state: Set(state.as_str().into()),
             kind: Set(self.death.kind.as_str().into()),
-            cause: Set(without_nul(&self.death.cause)),
+            cause: Set(text(&self.death.cause, NAME)),
             error: Set(self.error()),
             attempts: Set(self.attempts()),
             host: Set(self.host()),
-            first_failed_at: Set(first_failed_at.unwrap_or(self.death.at)),
+            first_failed_at: Set(first_failed_at.map_or(self.death.at, time)),
             last_failed_at: Set(self.death.at),
             replays: Set(self.replay()),
             created_at: Set(now),
@@ -245,13 +280,32 @@ impl<'a> Died<'a> {
         }
     }
 
+    /// As what waited and has not died; what went wrong so far is still to be read.
+    fn purged_letter(&self, reason: &str) -> letter::ActiveModel {
+        let now = Utc::now();
+        let purged = format!("it waited, and was purged: {reason}");
+        let error = match &self.message.last_error {
+            Some(error) => format!("{error}; {purged}"),
+            None => purged,
+        };
+        letter::ActiveModel {
+            kind: Set(PURGED.into()),
+            cause: Set(PURGED.into()),
+            error: Set(text(&error, WORDS)),
+            host: Set(None),
+            first_failed_at: Set(self.message.first_failed_at.map_or(now, time)),
+            last_failed_at: Set(now),
+            ..self.letter(State::Dropped)
+        }
+    }
+
     fn failure(&self, dead_letter_id: i64) -> failure::ActiveModel {
         failure::ActiveModel {
             dead_letter_id: Set(dead_letter_id),
             failed_at: Set(self.death.at),
             replay: Set(self.replay()),
             kind: Set(self.death.kind.as_str().into()),
-            cause: Set(without_nul(&self.death.cause)),
+            cause: Set(text(&self.death.cause, NAME)),
             error: Set(self.error()),
             attempts: Set(self.attempts()),
             host: Set(self.host()),
@@ -262,21 +316,22 @@ impl<'a> Died<'a> {
     /// applied, and what is on its way once more stays so.
     async fn update(&self, tx: &DatabaseTransaction, row: &Known) -> Result<(), DbErr> {
         let number = self.replay();
-        let is_latest = number >= row.replays;
+        let died_again = row.state == State::Replaying.as_str();
+        // A worker of an older version does not pass on which replay it had.
+        let is_latest = number >= row.replays || (died_again && self.message.replay.is_none());
         if !is_latest {
             return Ok(());
         }
-        let died_again = row.state == State::Replaying.as_str();
         let state = if died_again { State::Dead.as_str() } else { &row.state };
         let failed = letter::ActiveModel {
             state: Set(state.to_owned()),
             kind: Set(self.death.kind.as_str().into()),
-            cause: Set(without_nul(&self.death.cause)),
+            cause: Set(text(&self.death.cause, NAME)),
             error: Set(self.error()),
             attempts: Set(self.attempts()),
             host: Set(self.host()),
             last_failed_at: Set(self.death.at),
-            replays: Set(number),
+            replays: Set(Ord::max(number, row.replays)),
             updated_at: Set(Utc::now()),
             ..Default::default()
         };
@@ -289,15 +344,15 @@ type AllKnown = BTreeMap<String, Known>;
 
 /// The rows of these messages, locked.
 async fn known(tx: &DatabaseTransaction, dead: &[Died<'_>]) -> Result<AllKnown, DbErr> {
-    lock(tx, letter::Column::MessageId.is_in(dead.iter().map(|died| died.message_id.clone()))).await
+    lock(tx, dead.iter().map(|died| died.message_id.clone())).await
 }
 
 /// In order of their ids, so that two transactions cannot wait for each other.
-async fn lock(tx: &DatabaseTransaction, which: Expr) -> Result<AllKnown, DbErr> {
+async fn lock(tx: &DatabaseTransaction, message_ids: impl Iterator<Item = String>) -> Result<AllKnown, DbErr> {
     let mut select = letter::Entity::find()
         .select_only()
         .columns([letter::Column::Id, letter::Column::MessageId, letter::Column::State, letter::Column::Replays])
-        .filter(which)
+        .filter(letter::Column::MessageId.is_in(message_ids))
         .order_by_asc(letter::Column::Id);
     if tx.get_database_backend() == DbBackend::Postgres {
         select = select.lock(LockType::NoKeyUpdate);
@@ -330,7 +385,18 @@ async fn failures(
     Ok(found.into_iter().collect())
 }
 
-/// PostgreSQL's texts have none.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "")
+/// The longest name, and the longest text, in bytes. What an index holds must fit a third of PostgreSQL's page.
+const NAME: usize = 200;
+const WORDS: usize = 10_000;
+
+/// A text as any database takes it: PostgreSQL's have no NUL.
+fn text(text: &str, longest: usize) -> String {
+    without_nul(&text[..text.floor_char_boundary(longest)])
+}
+
+/// A time as any database takes it.
+fn time(at: DateTime<Utc>) -> DateTime<Utc> {
+    // The end of the year 9999.
+    const LAST: i64 = 253_402_300_799;
+    at.clamp(DateTime::UNIX_EPOCH, DateTime::from_timestamp(LAST, 0).unwrap_or(DateTime::UNIX_EPOCH))
 }

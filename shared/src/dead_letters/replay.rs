@@ -104,7 +104,7 @@ impl Run {
         if let Err(error) = self.send_all(db, sender, filter, stop, &told, (&mut report, &mut unmarked)).await {
             report.error = Some(error);
         }
-        if let Err(error) = self.mark(db, &unmarked).await {
+        if let Err(error) = self.mark(db, filter, &unmarked).await {
             report.unmarked = unmarked.len() as u64;
             report.error.get_or_insert(error.into());
         }
@@ -125,7 +125,8 @@ impl Run {
         while let Some(Page { letters, passed, impossible }) = page {
             report.passed += passed;
             report.impossible.extend(impossible);
-            let (sent, next, marked) = tokio::join!(send(sender, letters), pages.next(), self.mark(db, unmarked));
+            let (sent, next, marked) =
+                tokio::join!(send(sender, letters), pages.next(), self.mark(db, filter, unmarked));
             if marked.is_ok() {
                 unmarked.clear();
             }
@@ -140,26 +141,30 @@ impl Run {
     }
 
     /// Says of letters that they were sent.
-    async fn mark(&self, db: &DatabaseConnection, sent: &[Replay]) -> Result<(), DbErr> {
+    async fn mark(&self, db: &DatabaseConnection, filter: &Filter, sent: &[Replay]) -> Result<(), DbErr> {
+        let mut from = vec![State::Dead, State::Replaying];
+        from.extend(filter.states.contains(&State::Dropped).then_some(State::Dropped));
         let mut by_number: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
         for replay in sent {
             by_number.entry(replay.number).or_default().push(replay.dead_letter_id);
         }
         for (number, ids) in &by_number {
             for ids in ids.chunks(PAGE_ROWS) {
-                self.mark_as(db, *number, ids).await?;
+                self.mark_as(db, &from, *number, ids).await?;
             }
         }
         Ok(())
     }
 
-    async fn mark_as(&self, db: &DatabaseConnection, number: i32, ids: &[i64]) -> Result<(), DbErr> {
+    /// What somebody has dropped or purged meanwhile stays dropped, unless it was sent because it was.
+    async fn mark_as(&self, db: &DatabaseConnection, from: &[State], number: i32, ids: &[i64]) -> Result<(), DbErr> {
         transaction(db, |tx| async move {
             lock(&tx, ids).await?;
             let now = Utc::now();
             let these = Condition::all().add(Column::Id.is_in(ids.iter().copied()));
             let is_news = Column::Replays.lt(number);
-            let waits = is_news.clone().and(Column::State.ne(State::Applied.as_str()));
+            let from = from.iter().map(|state| state.as_str());
+            let waits = is_news.clone().and(Column::State.is_in(from));
             let state = Expr::case(waits, State::Replaying.as_str()).finally(Expr::col(Column::State));
             let replays = Expr::case(is_news, number).finally(Expr::col(Column::Replays));
             Entity::update_many()

@@ -30,7 +30,7 @@ impl Subject {
         let (user_id, problem) = match webhook::parse(source, body, received_at) {
             Ok(Parsed::Event(event)) => (user_of(event), None),
             Ok(Parsed::Ignored(_)) => (None, None),
-            Err(problem) => (None, Some(problem)),
+            Err(problem) => (webhook::person(body), Some(problem)),
         };
         Ok(Self {
             event: without_nul(&routing.event),
@@ -70,6 +70,9 @@ mod tests {
         let torn = of(r#"{"event":"room_started","room":{"room_id":"algebra"}}"#).unwrap();
         assert_eq!(torn.problem.unwrap().to_string(), "room_started has no room.sid");
         assert_eq!(torn.room_id.as_deref(), Some("algebra"));
+        let of_nobody_s_room = of(r#"{"event":"participant_joined","participant":{"identity":"42"}}"#).unwrap();
+        assert!(of_nobody_s_room.problem.is_some());
+        assert_eq!(of_nobody_s_room.user_id.as_deref(), Some("42"));
         assert!(of(r#"{"room":{}}"#).is_err());
     }
 }

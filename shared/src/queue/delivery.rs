@@ -130,7 +130,7 @@ pub struct Delivery {
     pub(super) origin: Arc<dyn Origin>,
     /// Tells the origin when the last of its deliveries is gone.
     pub(super) _unsettled: TaskTrackerToken,
-    pub(super) _in_hand: Held,
+    pub(super) in_hand: Held,
 }
 
 /// What delivered, and is told what became of it.
@@ -164,6 +164,7 @@ impl Delivery {
 
     /// Their effect is committed.
     pub async fn ack_all(mut deliveries: Vec<Self>) {
+        deliveries.iter_mut().for_each(|delivery| delivery.in_hand.settle());
         // Where a connection was lost in between, not all of them are of one origin.
         while let Some(origin) = deliveries.first().map(|delivery| delivery.origin.clone()) {
             let (of_origin, others) =
@@ -196,7 +197,8 @@ impl Delivery {
         self.move_to(Destination::Dead(Death { kind, cause: cause.to_owned(), host: host(), at: Utc::now() }));
     }
 
-    pub(super) fn move_to(self, destination: Destination) {
+    pub(super) fn move_to(mut self, destination: Destination) {
+        self.in_hand.settle();
         let origin = self.origin.clone();
         origin.move_to(self, destination);
     }

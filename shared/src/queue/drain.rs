@@ -15,11 +15,16 @@ use crate::event::WorkerName;
 pub enum Drained {
     /// What is dead, of every worker.
     Dead,
-    /// What waits for a worker: in its own queue, for its next try on this schedule, and among the suspects.
+    /// What waits for a worker when this begins: in its own queue, for its next try on this schedule, and among the suspects.
     Waiting(WorkerName, RetrySchedule),
 }
 
-/// Takes messages out. What it has given and nobody has confirmed is back in the queue when this is gone.
+/// How many bytes of bodies there are in one batch, unless one message has more: as with the number of messages, what is held in
+/// memory.
+pub(super) const MOST_BYTES: usize = 4 << 20;
+
+/// Takes messages out. What it has given and nobody has confirmed is back in the queue when this is gone; on a broker, as what has
+/// come back once, so that its worker takes it alone.
 pub struct Drain(Box<dyn TakeOut>);
 
 /// What a back end does.
@@ -34,7 +39,8 @@ impl Drain {
         Self(Box::new(back_end))
     }
 
-    /// The next messages, `most` of them at most, besides those that were not confirmed yet; none where no more are there now.
+    /// The next messages, `most` of them and 4 MiB at most, besides those that were not confirmed yet; none where no more are
+    /// there now.
     ///
     /// # Errors
     /// The queue cannot be reached, or was lost: what was not confirmed will be given again, by another drain.

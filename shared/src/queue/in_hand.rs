@@ -24,7 +24,7 @@ impl InHand {
         let mut counts = self.locked();
         *counts.by_time.entry(received_at).or_default() += 1;
         counts.unsettled += 1;
-        Held { in_hand: self.clone(), received_at }
+        Held { in_hand: self.clone(), received_at, is_settled: false }
     }
 
     /// How many messages are in hand.
@@ -53,6 +53,14 @@ impl InHand {
 pub struct Held {
     in_hand: InHand,
     received_at: DateTime<Utc>,
+    is_settled: bool,
+}
+
+impl Held {
+    /// It is settled, and not merely let go of, as what was lost with its connection.
+    pub fn settle(&mut self) {
+        self.is_settled = true;
+    }
 }
 
 impl Drop for Held {
@@ -65,7 +73,7 @@ impl Drop for Held {
             }
         }
         counts.unsettled -= 1;
-        counts.settled += 1;
+        counts.settled += u64::from(self.is_settled);
     }
 }
 
@@ -79,11 +87,14 @@ mod tests {
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
         let (late, early, twin) = (in_hand.take(at(2)), in_hand.take(at(1)), in_hand.take(at(1)));
         assert_eq!((in_hand.unsettled(), in_hand.oldest()), (3, Some(at(1))));
+        let [mut early, mut late] = [early, late];
+        early.settle();
+        late.settle();
         drop(early);
         assert_eq!(in_hand.oldest(), Some(at(1)));
         drop(twin);
-        assert_eq!((in_hand.unsettled(), in_hand.settled(), in_hand.oldest()), (1, 2, Some(at(2))));
+        assert_eq!((in_hand.unsettled(), in_hand.settled(), in_hand.oldest()), (1, 1, Some(at(2))));
         drop(late);
-        assert_eq!((in_hand.unsettled(), in_hand.settled(), in_hand.oldest()), (0, 3, None));
+        assert_eq!((in_hand.unsettled(), in_hand.settled(), in_hand.oldest()), (0, 2, None));
     }
 }

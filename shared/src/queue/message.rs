@@ -58,10 +58,20 @@ pub struct Message {
 }
 
 /// Which try of which dead letter a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replay {
     /// The row in `dead_letter`.
     pub dead_letter_id: i64,
+    /// The first replay is 1.
+    pub number: i32,
+}
+
+/// A replay, by what its dead letter has in any database: where that was exported, or restored from a backup, its row has
+/// another id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replayed {
+    /// The message's id.
+    pub message_id: Uuid,
     /// The first replay is 1.
     pub number: i32,
 }
@@ -123,6 +133,11 @@ impl DeadKind {
 }
 
 impl Message {
+    /// Which replay it is, if it is one.
+    pub fn replayed(&self) -> Option<Replayed> {
+        self.replay.map(|Replay { number, .. }| Replayed { message_id: self.id, number })
+    }
+
     /// A message that was taken in now.
     pub fn new(source: &str, event: &str, body: Bytes) -> Self {
         Self {

@@ -66,7 +66,7 @@ impl Spooled {
     pub(super) async fn start(broker: Publisher, settings: &config::Ingress) -> Result<Self, QueueError> {
         let config::Spool { path, max_bytes, min_free_bytes } = &settings.spool;
         let file = File::open(path).await?;
-        let holder = file.new_holder()?;
+        let holder = file.new_worker()?;
         let (reader, watching) = (file.reader().await?, file.reader().await?);
         let limits = Limits { max_bytes: Some(*max_bytes), min_free_bytes: *min_free_bytes };
         let shared = Arc::new(Shared {
@@ -237,7 +237,7 @@ impl Drainer {
         let taken = self
             .shared
             .spool
-            .write(move |tx| Box::pin(async move { messages::take(tx, SPOOL, &holder, 0, most).await }));
+            .write(move |tx| Box::pin(async move { messages::take(tx, SPOOL, &holder, 0..=i64::MAX, most).await }));
         taken.await
     }
 

@@ -308,7 +308,7 @@ impl ChannelOrigin {
         self.acks.delivered(delivery.delivery_tag).await;
         let message = Message::read(&delivery.properties, delivery.data);
         Delivery {
-            _in_hand: self.moves.in_hand.take(message.received_at),
+            in_hand: self.moves.in_hand.take(message.received_at),
             message,
             tag: delivery.delivery_tag,
             origin: self.clone(),

@@ -20,7 +20,7 @@ pub(super) async fn depths(
     settings: &Settings,
 ) -> Result<Depths, QueueError> {
     let topology = Topology::new(broker.prefix());
-    let mut look = Look { broker, connection, channel: None };
+    let mut look = Look::on(broker, connection);
     let mut workers = Vec::new();
     for worker in WorkerName::ALL {
         let own = look.at(&topology.queue(worker)).await?;
@@ -50,14 +50,19 @@ struct Found {
 }
 
 /// Looks at queues, on a new channel after each that is not there.
-struct Look<'a> {
+pub(super) struct Look<'a> {
     broker: &'a Broker,
     connection: &'a Connection,
     channel: Option<Channel>,
 }
 
-impl Look<'_> {
-    async fn messages(&mut self, queue: &str) -> Result<u64, QueueError> {
+impl<'a> Look<'a> {
+    pub(super) fn on(broker: &'a Broker, connection: &'a Connection) -> Self {
+        Self { broker, connection, channel: None }
+    }
+
+    /// How many messages of a queue are ready.
+    pub(super) async fn messages(&mut self, queue: &str) -> Result<u64, QueueError> {
         Ok(self.at(queue).await?.map_or(0, |found| found.messages))
     }
 

@@ -8,10 +8,11 @@ use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::{Channel, Connection};
 
 use super::broker::Broker;
+use super::depths::Look;
 use super::properties;
 use super::topology::Topology;
 use crate::event::WorkerName;
-use crate::queue::drain::{Drained, TakeOut};
+use crate::queue::drain::{Drained, MOST_BYTES, TakeOut};
 use crate::queue::{Message, QueueError, Removed};
 
 /// On a connection of its own: what is unconfirmed is back in its queue when that ends.
@@ -19,10 +20,19 @@ pub(super) struct AmqpDrain {
     broker: Broker,
     _connection: Connection,
     channel: Channel,
-    /// In the order in which they are emptied, each once in a round.
-    queues: VecDeque<(WorkerName, String)>,
+    /// In the order in which they are emptied.
+    queues: VecDeque<Source>,
     /// The last that was given.
     unconfirmed: Option<u64>,
+}
+
+/// A queue that is emptied.
+#[derive(Debug)]
+struct Source {
+    worker: WorkerName,
+    queue: String,
+    /// How many of its messages are still to be taken out.
+    left: u64,
 }
 
 impl AmqpDrain {
@@ -30,26 +40,37 @@ impl AmqpDrain {
         let topology = Topology::new(broker.prefix());
         let connection = broker.connect().await?;
         topology.declare(&broker, &connection).await?;
-        let queues = match drained {
-            Drained::Dead => WorkerName::ALL.into_iter().map(|worker| (worker, topology.dead(worker))).collect(),
+        let mut queues = VecDeque::new();
+        match drained {
+            Drained::Dead => {
+                let dead = |worker| Source { worker, queue: topology.dead(worker), left: u64::MAX };
+                queues.extend(WorkerName::ALL.map(dead));
+            }
             Drained::Waiting(worker, retry) => {
                 topology.declare_retries(&broker, &connection, *worker, retry.delays()).await?;
                 let retries = retry.delays().iter().map(|delay| topology.retry(*worker, *delay));
                 let all = [topology.queue(*worker)].into_iter().chain(retries).chain([topology.suspect(*worker)]);
-                all.map(|queue| (*worker, queue)).collect()
+                let mut look = Look::on(&broker, &connection);
+                for queue in all {
+                    let left = look.messages(&queue).await?;
+                    queues.push_back(Source { worker: *worker, queue, left });
+                }
             }
-        };
-        let channel = connection.create_channel().await.map_err(|error| broker.error("a channel", &error))?;
+        }
+        let channel = broker.channel(&connection).await?;
         Ok(Self { broker, _connection: connection, channel, queues, unconfirmed: None })
     }
 
     /// The next message of the first queue.
     async fn get(&mut self) -> Result<Option<Removed>, QueueError> {
-        let Some((worker, queue)) = self.queues.front() else { return Ok(None) };
+        let Some(Source { worker, queue, left }) = self.queues.front_mut().filter(|source| source.left > 0) else {
+            return Ok(None);
+        };
         let got = self.channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await;
         let Some(got) = got.map_err(|error| self.broker.error(&format!("queue {queue}"), &error))? else {
             return Ok(None);
         };
+        *left -= 1;
         let delivery = got.delivery;
         self.unconfirmed = Some(delivery.delivery_tag);
         Ok(Some(Removed {
@@ -64,11 +85,14 @@ impl AmqpDrain {
 impl TakeOut for AmqpDrain {
     fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Vec<Removed>, QueueError>> {
         Box::pin(async move {
-            let mut removed = Vec::new();
+            let (mut removed, mut bytes) = (Vec::new(), 0);
             let mut empty = 0;
-            while removed.len() < most && empty < self.queues.len() {
+            while removed.len() < most && bytes < MOST_BYTES && empty < self.queues.len() {
                 match self.get().await? {
-                    Some(message) => removed.push(message),
+                    Some(one) => {
+                        bytes += one.message.body.len();
+                        removed.push(one);
+                    }
                     None => {
                         self.queues.rotate_left(1);
                         empty += 1;

@@ -108,8 +108,13 @@ pub(super) fn read_death(properties: &BasicProperties) -> Option<Death> {
     };
     let by_the_broker = || {
         let AMQPValue::FieldArray(deaths) = headers.inner().get(X_DEATH)? else { return None };
-        let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
-        let AMQPValue::Timestamp(seconds) = *latest.inner().get("time")? else { return None };
+        // That a retry was due is such an entry too.
+        let of_limit = |death: &&AMQPValue| match death {
+            AMQPValue::FieldTable(death) => read_text(death, "reason").as_deref() == Some("delivery_limit"),
+            _ => false,
+        };
+        let AMQPValue::FieldTable(death) = deaths.as_slice().iter().find(of_limit)? else { return None };
+        let AMQPValue::Timestamp(seconds) = *death.inner().get("time")? else { return None };
         let at = DateTime::from_timestamp(seconds.try_into().ok()?, 0)?;
         Some(Death { kind: DeadKind::Poison, cause: POISON.to_owned(), host: String::new(), at })
     };

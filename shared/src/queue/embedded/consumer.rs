@@ -37,7 +37,7 @@ const UNREADABLE: &str = "the queue file cannot be read";
 /// # Errors
 /// The file cannot be used.
 pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Result<Consumer, QueueError> {
-    let holder = store.file.new_holder()?;
+    let holder = store.file.new_worker()?;
     let reader = store.file.reader().await?;
     let (to_main, main) = Lane::new(subscription.prefetch);
     let (to_suspects, suspects) = Suspects::new();
@@ -184,7 +184,7 @@ impl Intake {
         if !self.more || room == 0 || (has_some && room < prefetch.div_ceil(2)) {
             return;
         }
-        let taken = self.take(self.origin.queues.own.clone(), self.read_up_to, room).await;
+        let taken = self.take(self.origin.queues.own.clone(), self.read_up_to + 1, room).await;
         self.failed = taken.is_err();
         let taken = taken.unwrap_or_default();
         self.more = taken.len() == room;
@@ -204,18 +204,18 @@ impl Intake {
     }
 
     /// Where it fails, the writer says why.
-    async fn take(&self, queue: String, after: i64, most: usize) -> Result<Vec<Stored>, StoreError> {
+    async fn take(&self, queue: String, from: i64, most: usize) -> Result<Vec<Stored>, StoreError> {
         let holder = self.holder.name.clone();
         let taken = self
             .origin
             .store
-            .write(move |tx| Box::pin(async move { messages::take(tx, &queue, &holder, after, most).await }));
+            .write(move |tx| Box::pin(async move { messages::take(tx, &queue, &holder, from..=i64::MAX, most).await }));
         taken.await
     }
 
     fn delivery(&self, stored: Stored) -> Delivery {
         Delivery {
-            _in_hand: self.subscription.in_hand.take(stored.message.received_at),
+            in_hand: self.subscription.in_hand.take(stored.message.received_at),
             message: stored.message,
             tag: stored.seq.cast_unsigned(),
             origin: self.origin.clone(),
@@ -270,12 +270,15 @@ pub(super) async fn give_back_the_gone(store: &Store, reader: &mut SqliteConnect
     Ok(())
 }
 
-/// What one who is gone had: taken alone from now on, or dead, if it has taken its holder along too often.
+/// What one who is gone had: taken alone from now on, or dead, if it has taken its holder along too often. What was only to be
+/// taken out lies where it lay.
 async fn give_back(store: &Store, holder: String) {
     let given = store.write(move |tx| {
         Box::pin(async move {
-            for stored in messages::held_by(tx, &holder).await? {
-                give_back_one(tx, stored).await?;
+            if !holder::is_drain(&holder) {
+                for stored in messages::held_by(tx, &holder).await? {
+                    give_back_one(tx, stored).await?;
+                }
             }
             messages::release_all(tx, &holder).await
         })
@@ -288,10 +291,6 @@ async fn give_back(store: &Store, holder: String) {
 async fn give_back_one(tx: &mut SqliteConnection, stored: Stored) -> sqlx::Result<()> {
     let worker = stored.queue.split('.').next().unwrap_or_default();
     let queues = Queues::of(worker);
-    if stored.queue == queues.dead {
-        // Nobody looks into what is dead: it has killed nobody.
-        return Ok(());
-    }
     info!(message_id = %stored.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
     let deaths = stored.deaths + i64::from(stored.queue == queues.suspect);
     if deaths <= MOST_DEATHS {

@@ -19,7 +19,8 @@ use crate::queue::QueueError;
 const APPLICATION_ID: i64 = 0x526f_6c6c;
 /// The schema that this program makes and knows.
 const VERSION: i64 = 2;
-/// What makes the schema of version 1 that of version 2. Programs of version 1 that have the file open can go on.
+/// What makes the schema of version 1 that of version 2. Programs of version 1 that have the file open can go on, but do not pass
+/// on which replay of a dead letter a message is.
 const FROM_1: &str = "
 ALTER TABLE message ADD COLUMN cause TEXT;
 ALTER TABLE message ADD COLUMN dead_letter_id INTEGER;
@@ -96,16 +97,24 @@ impl File {
         Ok(file)
     }
 
-    /// Opens the file; `None` where there is none.
+    /// The file, only to look at; `None` where there is none. Nothing is made or changed, so that the programs of an older
+    /// version that use it can go on.
     ///
     /// # Errors
     /// As of [`open`](Self::open).
     pub(in crate::queue) async fn find(path: &Path) -> Result<Option<Self>, QueueError> {
-        match path.try_exists() {
-            Ok(true) => Self::open(path).await.map(Some),
-            Ok(false) => Ok(None),
-            Err(error) => Err(Self { path: path.to_owned() }.unwritable(&error)),
+        let file = Self { path: path.to_owned() };
+        if !path.try_exists().map_err(|error| file.unwritable(&error))? {
+            return Ok(None);
         }
+        file.check_permission().map_err(|error| file.unwritable(&error))?;
+        let mut connection = file.reader().await?;
+        match file.marks(&mut connection).await? {
+            Marks { tables: 0, .. } => return Ok(None),
+            Marks { application_id: APPLICATION_ID, version: 1..=VERSION, .. } => file.check(&mut connection).await?,
+            marks => return Err(file.not_ours(&marks)),
+        }
+        Ok(Some(file))
     }
 
     pub(in crate::queue) fn path(&self) -> &Path {
@@ -119,9 +128,14 @@ impl File {
         path.into()
     }
 
-    /// A new holder of what is in the file.
-    pub(in crate::queue) fn new_holder(&self) -> Result<Holder, QueueError> {
-        Holder::new(&self.holders()).map_err(|error| self.unwritable(&error))
+    /// A new holder of what is in the file: a worker.
+    pub(in crate::queue) fn new_worker(&self) -> Result<Holder, QueueError> {
+        Holder::worker(&self.holders()).map_err(|error| self.unwritable(&error))
+    }
+
+    /// A new holder of what is in the file: one that only takes messages out.
+    pub(in crate::queue) fn new_drain(&self) -> Result<Holder, QueueError> {
+        Holder::drain(&self.holders()).map_err(|error| self.unwritable(&error))
     }
 
     /// A connection to look without waiting for the writer.
@@ -168,21 +182,33 @@ impl File {
 
     async fn prepare_on(&self, connection: &mut SqliteConnection) -> Result<(), QueueError> {
         let failed = |error| self.unusable(&error);
-        let ours = number(connection, "PRAGMA application_id").await.map_err(failed)?;
-        let version = number(connection, "PRAGMA user_version").await.map_err(failed)?;
-        let tables = number(connection, "SELECT count(*) FROM sqlite_master").await.map_err(failed)?;
-        match (ours, version) {
-            (0, 0) if tables == 0 => self.create(connection).await.map_err(failed),
-            (APPLICATION_ID, VERSION) => self.check(connection).await,
-            (APPLICATION_ID, 1) => {
+        match self.marks(connection).await? {
+            Marks { application_id: 0, version: 0, tables: 0 } => self.create(connection).await.map_err(failed),
+            Marks { application_id: APPLICATION_ID, version: VERSION, .. } => self.check(connection).await,
+            Marks { application_id: APPLICATION_ID, version: 1, .. } => {
                 self.check(connection).await?;
                 change_schema(connection, FROM_1).await.map_err(failed)
             }
-            (APPLICATION_ID, newer) => Err(self.error(
+            marks => Err(self.not_ours(&marks)),
+        }
+    }
+
+    async fn marks(&self, connection: &mut SqliteConnection) -> Result<Marks, QueueError> {
+        let failed = |error| self.unusable(&error);
+        Ok(Marks {
+            application_id: number(connection, "PRAGMA application_id").await.map_err(failed)?,
+            version: number(connection, "PRAGMA user_version").await.map_err(failed)?,
+            tables: number(connection, "SELECT count(*) FROM sqlite_master").await.map_err(failed)?,
+        })
+    }
+
+    fn not_ours(&self, marks: &Marks) -> QueueError {
+        match marks {
+            Marks { application_id: APPLICATION_ID, version: newer, .. } => self.error(
                 format!("it is of a newer Rollcall (version {newer}, and this one knows {VERSION})"),
                 "run that one, or let it work the queue off first",
-            )),
-            _ => Err(self.error("it is a SQLite file of another program", "choose another file")),
+            ),
+            _ => self.error("it is a SQLite file of another program", "choose another file"),
         }
     }
 
@@ -237,6 +263,14 @@ impl File {
     fn error(&self, reason: impl Into<String>, way_out: &'static str) -> QueueError {
         QueueError::File { path: self.path.display().to_string(), reason: reason.into(), way_out }
     }
+}
+
+/// What a SQLite file says that it is.
+#[derive(Debug)]
+struct Marks {
+    application_id: i64,
+    version: i64,
+    tables: i64,
 }
 
 /// All or nothing, marked with what it is then.

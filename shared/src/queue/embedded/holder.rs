@@ -15,14 +15,29 @@ pub(in crate::queue) struct Holder {
     _lock: File,
 }
 
+/// What the names of those begin with who only take messages out, and do nothing with them that could kill anybody.
+const DRAIN: &str = "drain-";
+
 impl Holder {
-    /// Makes a lock file in `folder`.
+    /// Makes a lock file in `folder`, for a worker.
     ///
     /// # Errors
     /// What the operating system says.
-    pub(in crate::queue) fn new(folder: &Path) -> io::Result<Self> {
+    pub(in crate::queue) fn worker(folder: &Path) -> io::Result<Self> {
+        Self::new(folder, "")
+    }
+
+    /// Makes a lock file in `folder`, for one that only takes messages out.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(in crate::queue) fn drain(folder: &Path) -> io::Result<Self> {
+        Self::new(folder, DRAIN)
+    }
+
+    fn new(folder: &Path, prefix: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let name = Uuid::now_v7().to_string();
+        let name = format!("{prefix}{}", Uuid::now_v7());
         let path = folder.join(&name);
         let unlocked = folder.join(format!("{name}.new"));
         let lock = File::create_new(&unlocked)?;
@@ -40,6 +55,11 @@ impl Drop for Holder {
     }
 }
 
+/// Whether a holder of this name only takes messages out.
+pub(in crate::queue) fn is_drain(name: &str) -> bool {
+    name.starts_with(DRAIN)
+}
+
 /// Whether the holder of this name is gone. Where that cannot be told, it is not.
 pub(in crate::queue) fn is_gone(folder: &Path, name: &str) -> bool {
     match File::open(folder.join(name)) {
@@ -52,7 +72,7 @@ pub(in crate::queue) fn is_gone(folder: &Path, name: &str) -> bool {
 pub(in crate::queue) fn forget_the_gone(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let name = name.to_str().filter(|name| Uuid::parse_str(name).is_ok());
+        let name = name.to_str().filter(|name| Uuid::parse_str(name.strip_prefix(DRAIN).unwrap_or(name)).is_ok());
         if let Some(name) = name.filter(|name| is_gone(folder, name)) {
             forget(folder, name);
         }

@@ -1,5 +1,8 @@
 //! The statements: messages in, out, elsewhere. Each is called in a transaction.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -74,20 +77,21 @@ async fn insert_rows(tx: &mut SqliteConnection, messages: &[(&str, Message)]) ->
     query.execute(tx).await.map(|_| ())
 }
 
-/// The first messages of a queue behind `after` that nobody has; now `holder` has them.
+/// The first messages of a queue, among those that `range` has, that nobody has; now `holder` has them.
 pub(in crate::queue) async fn take(
     tx: &mut SqliteConnection,
     queue: &str,
     holder: &str,
-    after: i64,
+    range: RangeInclusive<i64>,
     most: usize,
 ) -> sqlx::Result<Vec<Stored>> {
     let taken: Vec<Stored> = sqlx::query_as(
-        "SELECT * FROM message WHERE queue = ? AND seq > ? AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) \
+        "SELECT * FROM message WHERE queue = ? AND seq BETWEEN ? AND ? AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) \
          ORDER BY seq LIMIT ?",
     )
     .bind(queue)
-    .bind(after)
+    .bind(range.start())
+    .bind(range.end())
     .bind(i64::try_from(most).unwrap_or(i64::MAX))
     .fetch_all(&mut *tx)
     .await?;
@@ -284,22 +288,59 @@ pub(in crate::queue) struct InQueue {
     pub(in crate::queue) oldest: Option<DateTime<Utc>>,
 }
 
-/// What is in each queue that holds anything.
-pub(in crate::queue) async fn depths(connection: &mut SqliteConnection) -> sqlx::Result<Vec<InQueue>> {
-    let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
-        "SELECT queue, count(*), count(lease.seq), min(CASE WHEN lease.seq IS NULL THEN received_at END) \
-         FROM message LEFT JOIN lease USING (seq) GROUP BY queue",
+/// What is in each queue that holds anything. What one has who `is_gone` nobody has.
+pub(in crate::queue) async fn depths(
+    connection: &mut SqliteConnection,
+    is_gone: impl Fn(&str) -> bool,
+) -> sqlx::Result<Vec<InQueue>> {
+    let rows: Vec<(String, Option<String>, i64, i64)> = sqlx::query_as(
+        "SELECT queue, holder, count(*), min(received_at) FROM message LEFT JOIN lease USING (seq) GROUP BY queue, holder",
     )
     .fetch_all(connection)
     .await?;
-    let count = |count: i64| count.try_into().unwrap_or_default();
-    let in_queue = |(name, messages, taken, oldest): (_, _, _, Option<i64>)| InQueue {
-        name,
-        messages: count(messages),
-        taken: count(taken),
-        oldest: oldest.map(time),
+    let mut queues = BTreeMap::<String, InQueue>::new();
+    for (name, holder, count, oldest) in rows {
+        let queue = queues.entry(name.clone()).or_insert_with(|| InQueue { name, ..InQueue::default() });
+        let count = u64::try_from(count).unwrap_or_default();
+        queue.messages += count;
+        if holder.is_some_and(|holder| !is_gone(&holder)) {
+            queue.taken += count;
+        } else {
+            queue.oldest = [queue.oldest, Some(time(oldest))].into_iter().flatten().min();
+        }
+    }
+    Ok(queues.into_values().collect())
+}
+
+/// The last message of a queue, if it has any.
+pub(in crate::queue) async fn last(connection: &mut SqliteConnection, queue: &str) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT max(seq) FROM message WHERE queue = ?").bind(queue).fetch_one(connection).await
+}
+
+/// How many of a queue's first messages up to `last` that nobody has come to `bytes` at most: one at least, if there is one, and
+/// `most` at most.
+pub(in crate::queue) async fn fitting(
+    connection: &mut SqliteConnection,
+    queue: &str,
+    last: i64,
+    most: usize,
+    bytes: usize,
+) -> sqlx::Result<usize> {
+    let lengths: Vec<i64> = sqlx::query_scalar(
+        "SELECT length(body) FROM message WHERE queue = ? AND seq <= ? \
+         AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY seq LIMIT ?",
+    )
+    .bind(queue)
+    .bind(last)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?;
+    let mut sum = 0;
+    let fits = |length: &&i64| {
+        sum += usize::try_from(**length).unwrap_or_default();
+        sum <= bytes
     };
-    Ok(rows.into_iter().map(in_queue).collect())
+    Ok(lengths.iter().take_while(fits).count().max(lengths.len().min(1)))
 }
 
 /// Nobody has any more what one has who is gone.
@@ -385,7 +426,7 @@ mod tests {
         let message = Message::new("main", "participant_joined", Bytes::from_static(b"{}"));
         insert(&mut connection, &vec![("attendance", message.clone()); 500]).await.unwrap();
         let due_at = Some(Utc::now() - TimeDelta::from_std(Duration::from_secs(1)).unwrap());
-        for stored in take(&mut connection, "attendance", "somebody", 0, 500).await.unwrap() {
+        for stored in take(&mut connection, "attendance", "somebody", 0..=i64::MAX, 500).await.unwrap() {
             let place = Place { queue: "attendance.retry".into(), due_at, death: None };
             move_to(&mut connection, stored.seq, &message, &place).await.unwrap();
         }

@@ -89,11 +89,18 @@ impl Backend for Embedded {
 
     fn depths<'a>(&'a self, _: &'a Settings) -> BoxFuture<'a, Result<Depths, QueueError>> {
         Box::pin(async {
-            let file = &self.store().await?.file;
-            let queues = messages::depths(&mut file.reader().await?).await.map_err(|error| file.failed(&error))?;
+            let queues = match File::find(&self.path).await? {
+                Some(file) => {
+                    let holders = file.holders();
+                    let queues =
+                        messages::depths(&mut file.reader().await?, |name| holder::is_gone(&holders, name)).await;
+                    queues.map_err(|error| file.unusable(&error))?
+                }
+                None => Vec::new(),
+            };
             Ok(Depths {
                 workers: WorkerName::ALL.map(|worker| depth(worker, &queues)).into(),
-                unrouted: unrouted(&queues),
+                unrouted: queues.iter().find(|queue| queue.name == UNROUTED).map_or(0, |queue| queue.messages),
             })
         })
     }
@@ -150,10 +157,6 @@ impl SendTo for Publisher {
     fn close(&self) -> BoxFuture<'_, ()> {
         Publish::close(self)
     }
-}
-
-fn unrouted(queues: &[InQueue]) -> u64 {
-    queues.iter().find(|queue| queue.name == UNROUTED).map_or(0, |queue| queue.messages)
 }
 
 fn depth(worker: WorkerName, queues: &[InQueue]) -> Depth {
