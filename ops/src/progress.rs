@@ -49,6 +49,11 @@ impl Progress {
             output::complain(format_args!("{}: {} of {}", self.what, HumanCount(position), HumanCount(length)));
         }
     }
+
+    /// Says something, beside the bar.
+    pub(crate) fn say(&self, text: &str) {
+        self.bar.suspend(|| output::complain(text));
+    }
 }
 
 impl Drop for Progress {

@@ -9,7 +9,7 @@ use rollcall_shared::dead_letters::{Filter, State};
 use serde::Serialize;
 
 use super::select::Select;
-use super::{Tool, letters};
+use super::{Tool, letters, none};
 use crate::output;
 use crate::table::{Table, when};
 
@@ -53,7 +53,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
         let groups: Vec<_> = groups.into_iter().map(Shown::from).collect();
         tool.printed_json(&serde_json::json!({ "groups": groups }))?;
     } else if groups.is_empty() {
-        output::print("no dead letters")?;
+        output::print(none(tool, &filter).await?)?;
     } else {
         let count = groups.iter().map(|group| group.count.unsigned_abs()).sum();
         output::print(table(groups, &filter).fitted())?;

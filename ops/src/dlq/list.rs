@@ -9,7 +9,7 @@ use rollcall_shared::dead_letters::{Filter, State};
 use serde::Serialize;
 
 use super::select::Select;
-use super::{Tool, letters};
+use super::{Tool, letters, none};
 use crate::output;
 use crate::table::{Table, when};
 
@@ -57,7 +57,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
         let found: Vec<_> = found.into_iter().map(Shown::from).collect();
         tool.printed_json(&serde_json::json!({ "dead_letters": found, "more": more }))?;
     } else if found.is_empty() {
-        output::print("no dead letters")?;
+        output::print(none(tool, &filter).await?)?;
     } else {
         output::print(table(found, &filter).fitted())?;
         if more > 0 {

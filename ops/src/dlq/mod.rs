@@ -1,14 +1,17 @@
 //! `rollcall dlq`: dead letters, one module a subcommand.
 //!
 //! What they do is [`rollcall_shared::dead_letters`]; here is what they are asked for in and how they tell of it. [`select`] is
-//! how all of them are told which dead letters; [`difference`] is how they show what was edited.
+//! how all of them are told which dead letters, and [`left_out`] which of these they leave out; [`difference`] is how they show what
+//! was edited, and [`hindrance`] why what was sent back waits.
 
 mod difference;
 mod drop;
 mod edit;
 mod export;
 mod groups;
+mod hindrance;
 mod import;
+mod left_out;
 mod list;
 mod note;
 mod replay;
@@ -22,6 +25,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 use rollcall_shared::config::Settings;
+use rollcall_shared::dead_letters::{Filter, find};
 use sea_orm::DatabaseConnection;
 use serde::Serialize;
 
@@ -108,6 +112,20 @@ impl Tool {
 /// `1 dead letter`, `2 dead letters`
 fn letters(count: u64) -> String {
     format!("{} dead letter{}", indicatif::HumanCount(count), if count == 1 { "" } else { "s" })
+}
+
+/// That there are none; of how many, where more was asked for than a state.
+async fn none(tool: &Tool, filter: &Filter) -> Result<String> {
+    let all = Filter { states: filter.states.clone(), ..Filter::default() };
+    if !filter.ids.is_empty() {
+        return Ok("none of these fit".to_owned());
+    }
+    let count = if *filter == all { 0 } else { find::count(&tool.db, &all).await? };
+    Ok(match count {
+        0 => "no dead letters".to_owned(),
+        1 => "the one dead letter does not fit".to_owned(),
+        count => format!("none of {} fit", letters(count)),
+    })
 }
 
 /// Asks before more than a handful are changed: `what` says what will happen.

@@ -179,6 +179,15 @@ pub async fn count(db: &DatabaseConnection, filter: &Filter) -> Result<u64, DbEr
     Ok(count.unwrap_or_default().try_into().unwrap_or_default())
 }
 
+/// In which state each of them is, by id.
+///
+/// # Errors
+/// The database.
+pub async fn states(db: &DatabaseConnection, filter: &Filter) -> Result<BTreeMap<i64, String>, DbErr> {
+    let states = Entity::find().select_only().columns([Column::Id, Column::State]).filter(filter.condition());
+    Ok(states.into_tuple().all(db).await?.into_iter().collect())
+}
+
 /// How many dead letters something would be done to.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct Share {
