@@ -7,6 +7,7 @@ use sea_orm::{
     ColumnTrait as _, DatabaseConnection, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
     QuerySelect as _,
 };
+use serde::Serialize;
 
 use super::Filter;
 use crate::store::entity::dead_letter::{self, Column, Entity};
@@ -104,7 +105,7 @@ async fn errors(db: &DatabaseConnection, ids: impl Iterator<Item = i64>) -> Resu
 }
 
 /// A dead letter in a list.
-#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult, Serialize)]
 pub struct Listed {
     /// The row's id.
     pub id: i64,
