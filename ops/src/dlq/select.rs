@@ -27,8 +27,8 @@ pub(super) struct Select {
     /// Last died of this, as `groups` says it.
     #[arg(long, value_name = "CAUSE")]
     cause: Vec<String>,
-    /// Last died then or later: RFC 3339, Unix seconds, or how long ago (2h, 3days).
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    /// Last died then or later: how long ago (2h, 3days), a day (2026-11-22, UTC), RFC 3339, or Unix seconds.
+    #[arg(long, value_name = "TIME", value_parser = time::past)]
     since: Option<DateTime<Utc>>,
     /// Last died before that.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
