@@ -438,6 +438,11 @@ async fn an_editor_is_given_the_body_and_its_mistakes_are_kept(installation: Ins
     assert!(ran.is_well, "{}", ran.log);
     assert_eq!(row(&installation, ids[0]).await.room_id.as_deref(), Some("algebra"));
 
+    // What a terminal does at Ctrl-C and Ctrl-\: we hear it as the editor does, for which alone it is.
+    let ran = edit("kill -INT $PPID && kill -QUIT $PPID && sed -i /room_id/s/algebra/geometry/").await;
+    assert!(ran.is_well, "{}", ran.log);
+    assert_eq!(row(&installation, ids[0]).await.room_id.as_deref(), Some("geometry"));
+
     let wrong = edit("sed -i 1s/{/[/").await;
     wrong.failed_with("is no JSON");
     let kept = wrong.log.trim().rsplit_once(" in ").unwrap().1.to_owned();
