@@ -4,11 +4,22 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use anyhow::Context;
+/// Standard output is a pipe that nobody reads any more: no fault, and nobody is to be told.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads what is printed any more")]
+pub(crate) struct Closed;
 
 /// One line, or several, on standard output.
 pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
-    writeln!(io::stdout().lock(), "{text}").context("cannot write to standard output")
+    writeln!(io::stdout().lock(), "{text}").map_err(cannot_write)
+}
+
+/// The error of a write to standard output.
+pub(crate) fn cannot_write(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Closed.into(),
+        _ => anyhow::Error::new(error).context("cannot write to standard output"),
+    }
 }
 
 /// One line on standard error. Where that is gone too, there is nobody left to tell.
@@ -19,4 +30,15 @@ pub(crate) fn complain(text: impl Display) {
 /// `1 event`, `2 events`
 pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_closed_pipe_is_no_fault() {
+        assert!(cannot_write(io::ErrorKind::BrokenPipe.into()).is::<Closed>());
+        assert!(!cannot_write(io::ErrorKind::StorageFull.into()).is::<Closed>());
+    }
 }

@@ -47,6 +47,7 @@ rollcall_tests::on_both_back_ends!(
     ids_that_are_not_there_or_not_meant_are_named,
     what_another_replay_takes_over_is_no_success,
     who_waits_for_a_worker_that_does_not_run_is_told,
+    a_reader_that_goes_away_is_no_error,
 );
 
 /// A command that has ended.
@@ -88,10 +89,15 @@ async fn json_of(installation: &Installation, arguments: &[&str]) -> Value {
 
 /// Starts `rollcall dlq`, with more in its environment.
 fn begin(installation: &Installation, environment: &[&str], arguments: &[&str]) -> Process {
+    begin_by(installation, &[&["env"], environment].concat(), arguments)
+}
+
+/// Has another program start `rollcall dlq`.
+fn begin_by(installation: &Installation, by: &[&str], arguments: &[&str]) -> Process {
     installation.load_settings();
     let folder = Folder(installation.directory.clone());
     std::fs::copy(folder.0.join("settings-of-the-test.toml"), folder.0.join("rollcall.toml")).unwrap();
-    folder.spawn_by(&[&["env"], environment].concat(), "rollcall", &[&["dlq"], arguments].concat())
+    folder.spawn_by(by, "rollcall", &[&["dlq"], arguments].concat())
 }
 
 /// Has events die, stores them, and gives their ids; the workers go on.
@@ -664,6 +670,15 @@ async fn who_waits_for_a_worker_that_does_not_run_is_told(installation: Installa
     let ran = ended(waiting).await;
     assert!(ran.is_well && ran.output.ends_with("1 applied, 0 died again\n"), "{}{}", ran.output, ran.log);
     worker.stop().await;
+}
+
+async fn a_reader_that_goes_away_is_no_error(installation: Installation) {
+    insert(&installation, &joins(2_000)).await;
+    for command in [&["list", "--limit", "2000"][..], &["list", "--limit", "2000", "--json"], &["export"]] {
+        let cut = r#""$@" | head -c 10; echo " and ${PIPESTATUS[0]}""#;
+        let ran = ended(begin_by(&installation, &["bash", "-c", cut, "bash"], command)).await;
+        assert!(ran.output.ends_with(" and 141\n") && ran.log.is_empty(), "{command:?}: {}{}", ran.output, ran.log);
+    }
 }
 
 #[tokio::test]
