@@ -24,7 +24,12 @@ pub(crate) fn cannot_write(error: io::Error) -> anyhow::Error {
 
 /// One line on standard error. Where that is gone too, there is nobody left to tell.
 pub(crate) fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", harmless(&text.to_string()));
+}
+
+/// A page in which there is nothing that a terminal would take for an order: it may hold what others have written.
+pub(crate) fn harmless(page: &str) -> String {
+    page.chars().map(|character| if character.is_control() && character != '\n' { ' ' } else { character }).collect()
 }
 
 /// `1 event`, `2 events`
@@ -35,6 +40,11 @@ pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_keeps_its_lines_and_gives_no_orders() {
+        assert_eq!(harmless("a\n\u{1b}[2Jb\tc\r\u{9b}31m – ü\n"), "a\n [2Jb c  31m – ü\n");
+    }
 
     #[test]
     fn only_a_closed_pipe_is_no_fault() {

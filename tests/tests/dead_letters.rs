@@ -48,6 +48,7 @@ rollcall_tests::on_both_back_ends!(
     what_another_replay_takes_over_is_no_success,
     who_waits_for_a_worker_that_does_not_run_is_told,
     a_reader_that_goes_away_is_no_error,
+    what_others_have_written_gives_the_terminal_no_orders,
 );
 
 /// A command that has ended.
@@ -678,6 +679,26 @@ async fn a_reader_that_goes_away_is_no_error(installation: Installation) {
         let cut = r#""$@" | head -c 10; echo " and ${PIPESTATUS[0]}""#;
         let ran = ended(begin_by(&installation, &["bash", "-c", cut, "bash"], command)).await;
         assert!(ran.output.ends_with(" and 141\n") && ran.log.is_empty(), "{command:?}: {}{}", ran.output, ran.log);
+    }
+}
+
+async fn what_others_have_written_gives_the_terminal_no_orders(installation: Installation) {
+    let event = json!({"event": "room_started", "room": {"room_id": "a\u{1b}[2Jb"}, "\u{1b}[31mkey": "\u{9b}2J"});
+    let id = &insert(&installation, &[("rooms", "bad\u{1b}]0;x\u{7}", event)]).await[0].to_string();
+    for command in [
+        &["list"][..],
+        &["groups"],
+        &["show", id],
+        &["replay", "--all", "--dry-run"],
+        &["list", "--json"],
+        &["edit", id, "--set", "/\u{1b}[31mkey=5", "--set", "/room/room_id=\u{9b}"],
+        &["show", id],
+        &["show", id, "--json"],
+        &["note", "4711\u{1b}[2J", "x"],
+    ] {
+        let ran = dlq(&installation, command).await;
+        let order = |character: char| character.is_control() && character != '\n';
+        assert!(!ran.output.contains(order) && !ran.log.contains(order), "{command:?}: {:?}{:?}", ran.output, ran.log);
     }
 }
 

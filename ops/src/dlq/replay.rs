@@ -21,7 +21,7 @@ use super::select::SelectSome;
 use super::{Tool, ask_if_many, groups, hindrance, letters, none};
 use crate::output;
 use crate::progress::Progress;
-use crate::table::{Table, printable};
+use crate::table::Table;
 use crate::who::Who;
 
 /// How often it is asked what has become of a run.
@@ -184,7 +184,7 @@ impl Replaying<'_> {
         let run = &self.run.id;
         output::print(format_args!("{} of {} sent back (run {run})", HumanCount(*sent), letters(count)))?;
         for (id, why) in impossible.iter().take(MOST_NAMED) {
-            output::complain(format_args!("not sent: {id}: {}", printable(why)));
+            output::complain(format_args!("not sent: {id}: {why}"));
         }
         let changed = passed.saturating_sub(impossible.len() as u64);
         if changed > 0 {
@@ -195,7 +195,7 @@ impl Replaying<'_> {
         }
         let rest = "the others are as they were: run the same again to go on";
         if let Some(error) = error {
-            output::complain(format_args!("it broke off: {}", printable(&error.to_string())));
+            output::complain(format_args!("it broke off: {error}"));
             output::complain(format_args!("{}; {rest}", self.way_out(error)));
         } else if self.stop.is_cancelled() {
             output::complain(format_args!("stopped; {rest}"));
@@ -241,7 +241,7 @@ impl Replaying<'_> {
         let hindrances = hindrance::of_run(&self.tool.db, &self.run.id).await.context("cannot see who runs")?;
         for hindrance in &hindrances {
             if !told.contains(hindrance) {
-                progress.say(&printable(hindrance));
+                progress.say(hindrance);
             }
         }
         *told = hindrances.into_iter().collect();
