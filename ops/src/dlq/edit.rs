@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{Tool, difference, replay, show};
 use crate::who::Who;
@@ -193,7 +194,7 @@ async fn in_editor(body: &[u8]) -> Result<Option<Value>> {
             );
         }
         let question = format!("What was edited is no JSON ({error}). It can be edited again.");
-        let interrupted = tokio::spawn(end_when_interrupted(file.path().to_owned()));
+        let interrupted = end_when_interrupted(file.path().to_owned())?;
         let answer = confirm::or_stop(&question);
         interrupted.abort();
         if answer.is_err() {
@@ -203,12 +204,13 @@ async fn in_editor(body: &[u8]) -> Result<Option<Value>> {
 }
 
 /// Ends us at Ctrl-C, which would not after an editor has run.
-async fn end_when_interrupted(path: PathBuf) {
-    if let Ok(mut interrupt) = signal(SignalKind::interrupt()) {
+fn end_when_interrupted(path: PathBuf) -> io::Result<JoinHandle<()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::spawn(async move {
         interrupt.recv().await;
         output::complain(format_args!("\nrollcall: {}", unchanged(&path)));
         process::exit(128 + SignalKind::interrupt().as_raw_value());
-    }
+    }))
 }
 
 fn unchanged(path: &Path) -> String {
