@@ -46,8 +46,8 @@ struct Rebuild {
     /// Sessions of this course, by its slug or its id.
     #[arg(long, value_name = "ID|SLUG")]
     course: Option<String>,
-    /// Sessions that began then or later: RFC 3339 (2026-11-22T09:00:00Z), Unix seconds, or how long ago (2h, 3days).
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    /// Sessions that began then or later: how long ago (2h, 3days), a day (2026-11-22, UTC), RFC 3339, or Unix seconds.
+    #[arg(long, value_name = "TIME", value_parser = time::past)]
     since: Option<DateTime<Utc>>,
     /// Every session there is.
     #[arg(long, conflicts_with_all = ["sessions", "course", "since"])]

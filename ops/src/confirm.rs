@@ -12,7 +12,8 @@ pub(crate) fn or_stop(what: &str) -> Result<()> {
     if !io::stdin().is_terminal() {
         bail!("{what} There is no terminal to ask on: pass --yes to go on");
     }
-    ask(what, &mut io::stdin().lock(), &mut io::stderr().lock())
+    // Not locked: whoever is interrupted here has a last word on standard error.
+    ask(what, &mut io::stdin().lock(), &mut io::stderr())
 }
 
 fn ask(what: &str, answers: &mut impl BufRead, terminal: &mut impl Write) -> Result<()> {

@@ -40,6 +40,9 @@ struct Cli {
     command: Command,
 }
 
+/// What a shell says of a program that SIGPIPE has ended: as most are whose output nobody reads any more.
+const ENDED_BY_PIPE: u8 = 128 + 13;
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Up(up::Args),
@@ -75,6 +78,9 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
+        if error.chain().any(|cause| cause.is::<output::Closed>()) {
+            return ExitCode::from(ENDED_BY_PIPE);
+        }
         output::complain(format_args!("rollcall: {}", in_one_line(&error)));
         ExitCode::FAILURE
     })

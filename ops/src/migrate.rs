@@ -1,6 +1,6 @@
 //! `rollcall migrate`: brings the database's tables to this version, or back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -127,14 +127,28 @@ fn cannot_connect(url: &SecretUrl) -> String {
 /// The database at `url`, for a command that works on its tables, with at most so many connections.
 ///
 /// # Errors
-/// It cannot be reached, or its tables are not of this version.
+/// It is not there, cannot be reached, or its tables are not of this version.
 pub(crate) async fn migrated(url: &SecretUrl, connections: u32) -> Result<DatabaseConnection> {
+    if let Some(path) = missing_file(url) {
+        bail!(
+            "the database {} is not there: rollcall up makes it, and so does rollcall migrate; if Rollcall runs already, run \
+             this in its folder, or name its settings with --config",
+            path.display()
+        );
+    }
     let db = store::connect(url, connections).await.with_context(|| cannot_connect(url))?;
     let pending = Migrator::get_pending_migrations_read_only(&db).await.map_err(|error| unreadable(url, error))?;
     if !pending.is_empty() {
         bail!("the database {url} is not migrated ({} to go): run `rollcall migrate`", pending.len());
     }
     Ok(db)
+}
+
+/// The whole path of an SQLite database's file that is not there.
+fn missing_file(url: &SecretUrl) -> Option<PathBuf> {
+    let path = url.sqlite_path()?;
+    let path = std::path::absolute(&path).unwrap_or(path);
+    matches!(path.try_exists(), Ok(false)).then_some(path)
 }
 
 /// One transaction for everything, which only one process at a time can have: sea-orm takes no lock of its own, so two
@@ -216,6 +230,18 @@ mod tests {
         assert_eq!(down(&db, 99).await.unwrap().len(), all);
         db.close().await.unwrap();
         assert_eq!(up(&url).await.unwrap().len(), all);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_named_with_what_makes_it_and_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = database(&folder);
+        let error = migrated(&url, 1).await.unwrap_err().to_string();
+        let file = folder.path().join("data/rollcall.db");
+        assert!(error.starts_with(&format!("the database {} is not there: rollcall up", file.display())), "{error}");
+        assert!(!file.exists());
+        up(&url).await.unwrap();
+        migrated(&url, 1).await.unwrap();
     }
 
     #[tokio::test]

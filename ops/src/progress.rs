@@ -1,9 +1,10 @@
 //! How far something is: a bar on a terminal, now and then a line elsewhere; on standard error.
 
 use std::cell::Cell;
+use std::fmt;
 use std::time::Duration;
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::output;
 
@@ -24,9 +25,9 @@ impl Progress {
     /// `what` is being done to so many.
     pub(crate) fn new(what: &'static str, total: u64) -> Self {
         let bar = ProgressBar::new(total);
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} ({per_sec}, {eta} left)");
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} ({per_sec}{left})");
         if let Ok(style) = style {
-            bar.set_style(style);
+            bar.set_style(style.with_key("left", left));
         }
         bar.set_message(what);
         if !bar.is_hidden() {
@@ -48,6 +49,19 @@ impl Progress {
         if self.bar.is_hidden() && length >= LEAST && line > self.told.replace(line) {
             output::complain(format_args!("{}: {} of {}", self.what, HumanCount(position), HumanCount(length)));
         }
+    }
+
+    /// Says something, beside the bar.
+    pub(crate) fn say(&self, text: &str) {
+        self.bar.suspend(|| output::complain(text));
+    }
+}
+
+/// How long it will take yet; nothing, while nothing has been done by which to tell.
+fn left(state: &ProgressState, to: &mut dyn fmt::Write) {
+    if state.per_sec() > 0.0 {
+        // The bar has no place to say that it cannot be written.
+        let _ = write!(to, ", {:#} left", HumanDuration(state.eta()));
     }
 }
 

@@ -3,27 +3,45 @@
 use std::io::{self, IsTerminal as _};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use comfy_table::{CellAlignment, ContentArrangement, Row, Table as Lines, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table as Lines, presets};
 use console::Term;
 
 /// How narrow the last column may become before it is left out.
 const LEAST: usize = 20;
 
-/// A table whose last column is cut where there is no room for it.
+/// What is between two columns.
+const GAP: usize = 2;
+
+/// A table that is fitted to the terminal: where there is no room, columns that can be done without are left out, and the last
+/// one is cut. No other is ever cut: people copy what is in it.
 pub(crate) struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<String>>,
     right: Vec<usize>,
+    hidden: Vec<usize>,
+    dispensable: Vec<usize>,
 }
 
 impl Table {
     pub(crate) fn new(heads: &[&'static str]) -> Self {
-        Self { heads: heads.to_vec(), rows: Vec::new(), right: Vec::new() }
+        Self { heads: heads.to_vec(), rows: Vec::new(), right: Vec::new(), hidden: Vec::new(), dispensable: Vec::new() }
     }
 
     /// The column of this head is of numbers.
     pub(crate) fn numbers(mut self, head: &str) -> Self {
-        self.right.extend(self.heads.iter().position(|other| *other == head));
+        self.right.extend(self.column(head));
+        self
+    }
+
+    /// The column of this head is not shown, though rows have a cell for it.
+    pub(crate) fn without(mut self, head: &str) -> Self {
+        self.hidden.extend(self.column(head));
+        self
+    }
+
+    /// The columns that are left out where there is no room, the first first.
+    pub(crate) fn dispensable(mut self, heads: &[&str]) -> Self {
+        self.dispensable.extend(heads.iter().filter_map(|head| self.column(head)).collect::<Vec<_>>());
         self
     }
 
@@ -33,8 +51,7 @@ impl Table {
 
     /// The table for standard output.
     pub(crate) fn fitted(self) -> String {
-        let width = width();
-        self.of_width(width)
+        self.of_width(width())
     }
 
     /// The table for standard output, inside a page: nothing of it is left out.
@@ -42,42 +59,66 @@ impl Table {
         self.of_width(None)
     }
 
+    fn column(&self, head: &str) -> Option<usize> {
+        self.heads.iter().position(|other| *other == head)
+    }
+
     fn of_width(mut self, width: Option<usize>) -> String {
-        if width.is_some_and(|width| width < self.needs() + LEAST) {
-            self.heads.pop();
-            self.rows.iter_mut().for_each(|row| drop(row.pop()));
+        let columns = self.shown(width);
+        if let (Some(width), Some((last, others))) = (width, columns.split_last())
+            && *last + 1 == self.heads.len()
+        {
+            let room = width.saturating_sub(self.width_of(others)).max(LEAST);
+            for row in &mut self.rows {
+                row[*last] = console::truncate_str(&row[*last], room, "…").into_owned();
+            }
         }
         let mut lines = Lines::new();
-        lines.load_style(presets::NOTHING);
-        lines.set_header(self.heads.clone());
-        for row in self.rows {
-            let mut line = Row::from(row);
-            if width.is_some() {
-                line.max_height(1);
-            }
-            lines.add_row(line);
+        lines.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        lines.set_header(columns.iter().map(|column| self.heads[*column]));
+        for row in &self.rows {
+            lines.add_row(columns.iter().map(|column| row[*column].as_str()));
         }
-        if let Some(width) = width {
-            lines.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.try_into().unwrap_or(u16::MAX));
-        }
-        let last = self.heads.len().saturating_sub(1);
-        for (index, column) in lines.column_iter_mut().enumerate() {
-            column.set_padding((0, if index == last { 0 } else { 2 }));
-            if self.right.contains(&index) {
-                column.set_cell_alignment(CellAlignment::Right);
+        for (column, line) in columns.iter().zip(lines.column_iter_mut()) {
+            let gap = if Some(column) == columns.last() { 0 } else { GAP };
+            line.set_padding((0, gap.try_into().unwrap_or_default()));
+            if self.right.contains(column) {
+                line.set_cell_alignment(CellAlignment::Right);
             }
         }
         lines.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
     }
 
-    /// How wide all columns but the last one are.
-    fn needs(&self) -> usize {
-        let columns = self.heads.len().saturating_sub(1);
-        let width = |column: usize| {
-            let cells = self.rows.iter().map(|row| console::measure_text_width(&row[column]));
-            cells.chain([self.heads[column].len()]).max().unwrap_or_default() + 2
-        };
-        (0..columns).map(width).sum()
+    /// The columns that are shown where there is so much room: those that cannot be done without, and the last one if it is not
+    /// cut to less than can be read, and as many of the others as there is room for.
+    fn shown(&self, width: Option<usize>) -> Vec<usize> {
+        let mut columns: Vec<_> = (0..self.heads.len()).filter(|column| !self.hidden.contains(column)).collect();
+        let last = columns.last().copied();
+        for left_out in self.dispensable.iter().copied().chain(last) {
+            if width.is_none_or(|width| self.least(&columns, last) <= width) {
+                break;
+            }
+            columns.retain(|column| *column != left_out);
+        }
+        columns
+    }
+
+    /// How wide these columns are, with the last one of the table cut as far as it may be.
+    fn least(&self, columns: &[usize], last: Option<usize>) -> usize {
+        match columns.split_last() {
+            Some((cut, others)) if Some(*cut) == last => self.width_of(others) + self.width(*cut).min(LEAST),
+            _ => self.width_of(columns).saturating_sub(GAP),
+        }
+    }
+
+    /// How wide these columns are, each with the gap behind it.
+    fn width_of(&self, columns: &[usize]) -> usize {
+        columns.iter().map(|column| self.width(*column) + GAP).sum()
+    }
+
+    fn width(&self, column: usize) -> usize {
+        let cells = self.rows.iter().map(|row| row[column].as_str()).chain([self.heads[column]]);
+        cells.map(console::measure_text_width).max().unwrap_or_default()
     }
 }
 
@@ -103,4 +144,67 @@ pub(crate) fn exactly(at: DateTime<Utc>) -> String {
 /// In one line, and nothing that a terminal would take for an order: errors hold what servers say.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: &str = "0b9fd6e2-58a8-4c43-9a54-1c4d0d6c5f1a";
+
+    fn table(error: &str) -> Table {
+        let mut table =
+            Table::new(&["ID", "STATE", "FAILED", "ROOM", "ERROR"]).numbers("ID").dispensable(&["FAILED", "STATE"]);
+        for (id, state, room) in [("7", "dead", ROOM), ("1234", "dropped", "b")] {
+            table.row([id, state, "2 hours ago", room, error].map(str::to_owned));
+        }
+        table
+    }
+
+    #[test]
+    fn with_room_for_it_everything_is_shown_in_columns() {
+        let text = table("why").of_width(Some(80));
+        let expected = format!(
+            "  ID  STATE    FAILED       {:36}  ERROR\n   7  dead     2 hours ago  {ROOM}  why\n1234  dropped  2 hours ago  {:36}  why",
+            "ROOM", "b"
+        );
+        assert_eq!(text, expected);
+        assert_eq!(table("why").whole(), expected);
+    }
+
+    #[test]
+    fn the_last_column_is_cut_and_then_others_go_and_no_word_to_copy_is_cut() {
+        let long = "an error that goes on and on and on and on";
+        let widths = |text: &str| text.lines().map(console::measure_text_width).max().unwrap();
+        let text = table(long).of_width(Some(90));
+        assert!(text.contains("FAILED") && text.contains("an error that goes") && text.contains('…'), "{text}");
+        assert_eq!(widths(&text), 90);
+        for (width, heads) in
+            [(80, vec!["ID", "STATE", "ROOM", "ERROR"]), (70, vec!["ID", "ROOM", "ERROR"]), (50, vec!["ID", "ROOM"])]
+        {
+            let text = table(long).of_width(Some(width));
+            assert_eq!(text.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), heads, "{width}");
+            assert!(widths(&text) <= width && text.contains(ROOM), "{width}: {text}");
+        }
+        assert!(table(long).of_width(Some(20)).contains(ROOM), "rather too wide than cut");
+    }
+
+    #[test]
+    fn a_last_column_of_a_few_letters_is_kept_as_it_is() {
+        let text = table("ab").of_width(Some(55));
+        assert!(text.contains("ERROR") && text.contains("ab") && !text.contains("FAILED"), "{text}");
+    }
+
+    #[test]
+    fn a_column_can_be_left_out_for_good() {
+        let text = table("why").without("STATE").whole();
+        assert!(!text.contains("STATE") && !text.contains("dropped") && text.contains("FAILED"), "{text}");
+    }
+
+    #[test]
+    fn a_cell_is_one_line_and_gives_no_orders() {
+        let mut table = Table::new(&["A", "B"]);
+        table.row(["one\ntwo".into(), "\u{1b}[2Jx\u{9b}".into()]);
+        assert_eq!(table.whole(), "A        B\none two   [2Jx");
+    }
 }

@@ -221,7 +221,10 @@ async fn what_cannot_be_done_is_said(installation: Installation) {
         (&["--session", "99"], "there is no session 99 in course_live_session"),
         (&["--course", "chemistry"], "there is no course with the slug or the id chemistry"),
         (&["--course", "2"], "2 is the slug of one course and the id of another"),
-        (&["--since", "yesterday"], "it is RFC 3339 (2026-11-22T09:00:00Z), Unix seconds, or how long ago"),
+        (
+            &["--since", "yesterday"],
+            "it is RFC 3339 (2026-11-22T09:00:00Z), a day (2026-11-22, UTC), Unix seconds, or how long ago",
+        ),
         (&["--all", "--course", "algebra"], "cannot be used with"),
     ] {
         let Done { success, stdout, stderr } = rebuild(&installation, arguments).await;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
@@ -43,6 +44,11 @@ rollcall_tests::on_both_back_ends!(
     killed_half_way_and_run_again_each_is_applied_once,
     interrupted_it_says_where_it_stands,
     what_a_colleague_drops_meanwhile_is_not_sent,
+    ids_that_are_not_there_or_not_meant_are_named,
+    what_another_replay_takes_over_is_no_success,
+    who_waits_for_a_worker_that_does_not_run_is_told,
+    a_reader_that_goes_away_is_no_error,
+    what_others_have_written_gives_the_terminal_no_orders,
 );
 
 /// A command that has ended.
@@ -84,10 +90,15 @@ async fn json_of(installation: &Installation, arguments: &[&str]) -> Value {
 
 /// Starts `rollcall dlq`, with more in its environment.
 fn begin(installation: &Installation, environment: &[&str], arguments: &[&str]) -> Process {
+    begin_by(installation, &[&["env"], environment].concat(), arguments)
+}
+
+/// Has another program start `rollcall dlq`.
+fn begin_by(installation: &Installation, by: &[&str], arguments: &[&str]) -> Process {
     installation.load_settings();
     let folder = Folder(installation.directory.clone());
     std::fs::copy(folder.0.join("settings-of-the-test.toml"), folder.0.join("rollcall.toml")).unwrap();
-    folder.spawn_by(&[&["env"], environment].concat(), "rollcall", &[&["dlq"], arguments].concat())
+    folder.spawn_by(by, "rollcall", &[&["dlq"], arguments].concat())
 }
 
 /// Has events die, stores them, and gives their ids; the workers go on.
@@ -307,7 +318,6 @@ async fn groups_and_lists_say_what_died_of_what(installation: Installation) {
 
 async fn only_what_was_chosen_is_sent(installation: Installation) {
     let mut letters = joins(150);
-    letters.truncate(150);
     letters.push(("rooms", "plugnmeet-away", json!({"event": "room_started", "room": {"room_id": "other"}})));
     let ids = insert(&installation, &letters).await;
     dlq(&installation, &["replay"]).await.failed_with("which dead letters?");
@@ -319,10 +329,7 @@ async fn only_what_was_chosen_is_sent(installation: Installation) {
         dry["of"][0],
         json!({"worker": "attendance", "event": "participant_joined", "cause": "database", "count": 150})
     );
-    assert_eq!(
-        (in_state(&installation, "dead").await, broker::depths(&installation).await.unwrap_or_default().len()),
-        (151, 0)
-    );
+    assert_eq!((in_state(&installation, "dead").await, broker::depths(&installation).await.unwrap().len()), (151, 0));
 
     let sent = json_of(&installation, &["replay", "--worker", "rooms", "--reason", "it is back"]).await;
     assert_eq!((&sent["sent"], sent["error"].is_null()), (&json!(1), true));
@@ -344,14 +351,15 @@ async fn what_is_dropped_is_kept_and_comes_back(installation: Installation) {
     let one = &ids[0].to_string();
     assert!(dlq(&installation, &["drop", one]).await.log.contains("--reason"));
     let dropped = json_of(&installation, &["drop", "--all", "--yes", "--reason", "a test", "--as", "sara"]).await;
-    assert_eq!(dropped, json!({"dropped": 700, "not_dropped": 0}));
+    assert_eq!((&dropped["dropped"], &dropped["not_dropped"]), (&json!(700), &json!(0)));
     assert_eq!(in_state(&installation, "dropped").await, 700);
     assert_eq!(json_of(&installation, &["list"]).await["dead_letters"], json!([]));
     let again = json_of(&installation, &["drop", one, "--reason", "again"]).await;
-    assert_eq!(again, json!({"dropped": 0, "not_dropped": 1}));
+    let left_out = json!([{"id": ids[0], "state": "dropped"}]);
+    assert_eq!(again, json!({"dropped": 0, "not_dropped": 1, "missing": [], "left_out": left_out}));
 
     let restored = json_of(&installation, &["restore", "--all", "--yes", "--as", "omid"]).await;
-    assert_eq!(restored, json!({"restored": 700, "not_restored": 0}));
+    assert_eq!((&restored["restored"], &restored["not_restored"]), (&json!(700), &json!(0)));
     assert_eq!(in_state(&installation, "dead").await, 700);
     json_of(&installation, &["note", one, "asked the LMS's people", "--as", "omid"]).await;
     dlq(&installation, &["note", "4711", "x"]).await.failed_with("there is no dead letter 4711");
@@ -436,6 +444,11 @@ async fn an_editor_is_given_the_body_and_its_mistakes_are_kept(installation: Ins
     let ran = edit("sed -i /room_id/s/class/algebra/").await;
     assert!(ran.is_well, "{}", ran.log);
     assert_eq!(row(&installation, ids[0]).await.room_id.as_deref(), Some("algebra"));
+
+    // What a terminal does at Ctrl-C and Ctrl-\: we hear it as the editor does, for which alone it is.
+    let ran = edit("kill -INT $PPID && kill -QUIT $PPID && sed -i /room_id/s/algebra/geometry/").await;
+    assert!(ran.is_well, "{}", ran.log);
+    assert_eq!(row(&installation, ids[0]).await.room_id.as_deref(), Some("geometry"));
 
     let wrong = edit("sed -i 1s/{/[/").await;
     wrong.failed_with("is no JSON");
@@ -526,7 +539,7 @@ async fn killed_half_way_and_run_again_each_is_applied_once(installation: Instal
         .await;
         process.kill().await;
     }
-    let left = in_state(&installation, "dead").await;
+    let left = settled(&installation).await;
     assert!(left > 0, "it was too quick to be killed");
     let sent = json_of(&installation, &all).await;
     assert_eq!(sent["sent"], left);
@@ -545,6 +558,16 @@ async fn killed_half_way_and_run_again_each_is_applied_once(installation: Instal
     let changes = change::Entity::find().all(&installation.db).await.unwrap();
     let marked: BTreeSet<_> = changes.iter().map(|change| change.dead_letter_id).collect();
     assert_eq!((changes.len(), marked.len()), (COUNT, COUNT));
+}
+
+/// How many are dead, once the database has ended what a killed process had begun there.
+async fn settled(installation: &Installation) -> u64 {
+    let before = Cell::new(None);
+    eventually(LIMIT, || async {
+        let dead = in_state(installation, "dead").await;
+        if before.replace(Some(dead)) == Some(dead) { Ok(dead) } else { Err(format!("{dead} are dead just now")) }
+    })
+    .await
 }
 
 async fn interrupted_it_says_where_it_stands(installation: Installation) {
@@ -580,6 +603,105 @@ async fn what_a_colleague_drops_meanwhile_is_not_sent(installation: Installation
     assert_eq!(broker::depths(&installation).await.unwrap()["attendance"], 99);
 }
 
+async fn set_state(installation: &Installation, id: i64, state: &str) {
+    let changed = letter::ActiveModel { id: Set(id), state: Set(state.into()), ..Default::default() };
+    letter::Entity::update(changed).exec(&installation.db).await.unwrap();
+}
+
+async fn ids_that_are_not_there_or_not_meant_are_named(installation: Installation) {
+    let ids = insert(&installation, &joins(3)).await;
+    let [dead, dropped, applied] = [ids[0], ids[1], ids[2]].map(|id| id.to_string());
+    set_state(&installation, ids[1], "dropped").await;
+    set_state(&installation, ids[2], "applied").await;
+    for command in [&["replay"][..], &["restore"], &["drop", "--reason", "x"]] {
+        let ran = dlq(&installation, &[command, &["4711"]].concat()).await;
+        ran.failed_with("there is no dead letter 4711");
+        assert!(!ran.output.contains("rollcall dlq"), "a way back from nothing: {}", ran.output);
+    }
+    for (id, said) in [(&dropped, "is dropped"), (&applied, "is applied")] {
+        let ran = dlq(&installation, &["replay", id, "--wait"]).await;
+        ran.failed_with(&format!("left as it is: {id} {said}"));
+        assert_eq!(ran.output, "none of these fit: nothing was sent\n");
+    }
+    let unfitting = dlq(&installation, &["replay", &dead, "--room", "other"]).await;
+    unfitting.failed_with("is dead, and the other options do not fit it");
+    assert_eq!(broker::depths(&installation).await.unwrap().len(), 0);
+
+    let ran = dlq(&installation, &["replay", &dead, &applied, "4711", "--json"]).await;
+    ran.failed_with("there is no dead letter 4711");
+    let report = ran.json();
+    assert_eq!((&report["sent"], &report["missing"]), (&json!(1), &json!([4711])));
+    assert_eq!(report["left_out"], json!([{"id": ids[2], "state": "applied"}]));
+    let sent = json_of(&installation, &["replay", &dropped, "--state", "dropped"]).await;
+    assert_eq!(sent["sent"], 1);
+
+    // Of a run, what has been applied is not sent once more.
+    let run = report["run"].as_str().unwrap();
+    set_state(&installation, ids[0], "applied").await;
+    assert_eq!(json_of(&installation, &["replay", "--run", run]).await["sent"], 0);
+    assert_eq!(json_of(&installation, &["list", "--run", run]).await["dead_letters"][0]["state"], "applied");
+    let none = dlq(&installation, &["groups", "--run", "nonsense"]).await;
+    assert_eq!(none.output, "none of 3 dead letters fit\n");
+}
+
+async fn what_another_replay_takes_over_is_no_success(installation: Installation) {
+    let ids = insert(&installation, &joins(2)).await;
+    let first = begin(&installation, &[], &["replay", "--all", "--wait", "--json"]);
+    eventually(LIMIT, || async {
+        let replaying = in_state(&installation, "replaying").await;
+        if replaying == 2 { Ok(()) } else { Err(format!("{replaying} are sent")) }
+    })
+    .await;
+    json_of(&installation, &["replay", &ids[0].to_string(), &ids[1].to_string()]).await;
+    let first = ended(first).await;
+    assert!(!first.is_well, "{}", first.output);
+    let result = first.json()["result"].clone();
+    assert_eq!((&result["taken_over"], &result["applied"], &result["replaying"]), (&json!(2), &json!(0), &json!(0)));
+}
+
+async fn who_waits_for_a_worker_that_does_not_run_is_told(installation: Installation) {
+    insert(&installation, &joins(1)).await;
+    let waiting = begin(&installation, &[], &["replay", "--all", "--wait"]);
+    waiting.logs("no worker attendance runs").await;
+    waiting.logs("no worker dead-letters runs").await;
+    ended(installation.spawn("rollcall", &["pause", "attendance", "--as", "sara"])).await;
+    waiting.logs("attendance is paused by sara").await;
+    ended(installation.spawn("rollcall", &["resume", "attendance"])).await;
+    let worker = installation.worker("attendance").await;
+    let ran = ended(waiting).await;
+    assert!(ran.is_well && ran.output.ends_with("1 applied, 0 died again\n"), "{}{}", ran.output, ran.log);
+    worker.stop().await;
+}
+
+async fn a_reader_that_goes_away_is_no_error(installation: Installation) {
+    insert(&installation, &joins(2_000)).await;
+    for command in [&["list", "--limit", "2000"][..], &["list", "--limit", "2000", "--json"], &["export"]] {
+        let cut = r#""$@" | head -c 10; echo " and ${PIPESTATUS[0]}""#;
+        let ran = ended(begin_by(&installation, &["bash", "-c", cut, "bash"], command)).await;
+        assert!(ran.output.ends_with(" and 141\n") && ran.log.is_empty(), "{command:?}: {}{}", ran.output, ran.log);
+    }
+}
+
+async fn what_others_have_written_gives_the_terminal_no_orders(installation: Installation) {
+    let event = json!({"event": "room_started", "room": {"room_id": "a\u{1b}[2Jb"}, "\u{1b}[31mkey": "\u{9b}2J"});
+    let id = &insert(&installation, &[("rooms", "bad\u{1b}]0;x\u{7}", event)]).await[0].to_string();
+    for command in [
+        &["list"][..],
+        &["groups"],
+        &["show", id],
+        &["replay", "--all", "--dry-run"],
+        &["list", "--json"],
+        &["edit", id, "--set", "/\u{1b}[31mkey=5", "--set", "/room/room_id=\u{9b}"],
+        &["show", id],
+        &["show", id, "--json"],
+        &["note", "4711\u{1b}[2J", "x"],
+    ] {
+        let ran = dlq(&installation, command).await;
+        let order = |character: char| character.is_control() && character != '\n';
+        assert!(!ran.output.contains(order) && !ran.log.contains(order), "{command:?}: {:?}{:?}", ran.output, ran.log);
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_goes_away_leaves_the_rest_as_it_was() {
     let rabbitmq = Server::rabbitmq("dead-letters").await;
@@ -598,7 +720,9 @@ async fn a_broker_that_goes_away_leaves_the_rest_as_it_was() {
     assert!(ran.output.contains("2,000 dead letters sent back"), "{}", ran.output);
     assert_eq!(in_state(&installation, "dead").await, 2_000 - marked);
     // While it is away, nothing is sent.
-    dlq(&installation, &["replay", "--all", "--yes"]).await.failed_with("it broke off");
+    let away = dlq(&installation, &["replay", "--all", "--yes"]).await;
+    away.failed_with("it broke off");
+    away.failed_with("see that the queue amqp://");
     rabbitmq.start().await;
     assert_eq!(json_of(&installation, &["replay", "--all", "--yes"]).await["sent"], 2_000 - marked);
 }

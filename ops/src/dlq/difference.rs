@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::table::printable;
+
 /// Where the two differ, a line each, in the order of the first.
 pub(super) fn between(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
@@ -10,6 +12,7 @@ pub(super) fn between(before: &Value, after: &Value) -> Vec<String> {
 }
 
 fn compare(pointer: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
+    let name = printable(pointer);
     match (before, after) {
         (before, after) if before == after => {}
         (Some(Value::Object(before)), Some(Value::Object(after))) => {
@@ -23,9 +26,9 @@ fn compare(pointer: &str, before: Option<&Value>, after: Option<&Value>, lines: 
                 compare(&child(pointer, &index.to_string()), before.get(index), after.get(index), lines);
             }
         }
-        (Some(before), Some(after)) => lines.push(format!("{pointer} {before} → {after}")),
-        (None, Some(after)) => lines.push(format!("{pointer} added: {after}")),
-        (Some(before), None) => lines.push(format!("{pointer} removed: {before}")),
+        (Some(before), Some(after)) => lines.push(format!("{name} {before} → {after}")),
+        (None, Some(after)) => lines.push(format!("{name} added: {after}")),
+        (Some(before), None) => lines.push(format!("{name} removed: {before}")),
         (None, None) => {}
     }
 }
@@ -54,6 +57,7 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         assert_eq!(between(&before, &before), Vec::<String>::new());
+        assert_eq!(between(&json!({}), &json!({"a\n/b": "c\nd"})), [r#"/a ~1b added: "c\nd""#], "a line each");
         assert_eq!(between(&json!(1), &json!("1")), [r#" 1 → "1""#]);
     }
 }

@@ -3,17 +3,20 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rollcall_shared::dead_letters::{By, State, change, find};
+use rollcall_shared::dead_letters::{By, Filter, State, change, find};
+use serde_json::json;
 
+use super::left_out::LeftOut;
 use super::select::SelectSome;
-use super::{Tool, ask_if_many, letters};
+use super::{Tool, ask_if_many, letters, none};
 use crate::output;
 use crate::progress::Progress;
 use crate::who::Who;
 
 /// Say of dead letters that nothing more shall become of them, and why.
 ///
-/// They stay in the database for a while (docs/operating.md says how long), and `restore` takes it back until then.
+/// They stay in the database for as long as `dead_letters.keep` says (90 days unless it is set), and `restore` takes it back
+/// until then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,20 +37,35 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
-    let filter = args.select.filter(State::Dead)?;
+    let filter = args.select.filter(State::Dead, &[State::Replaying])?;
+    let left_out = LeftOut::of(tool, &filter).await?;
     let count = find::count(&tool.db, &filter).await?;
     ask_if_many(count, args.yes, &format!("{} will be dropped.", letters(count)))?;
     let by = By { name: args.who.name(), reason: Some(args.reason) };
     let progress = Progress::new("dropping", count);
     let dropped = change::drop_all(&tool.db, &filter, &by, |more| progress.add(more)).await?;
     std::mem::drop(progress);
-    let others = count.saturating_sub(dropped);
-    if tool.printed_json(&serde_json::json!({ "dropped": dropped, "not_dropped": others }))? {
-        return Ok(ExitCode::SUCCESS);
+    let changed = count.saturating_sub(dropped);
+    let mut json = json!({ "dropped": dropped, "not_dropped": changed + left_out.there() });
+    left_out.add_to(&mut json);
+    if !tool.printed_json(&json)? {
+        tell(tool, &filter, dropped, changed).await?;
     }
-    output::print(format_args!("{} dropped; `rollcall dlq restore` takes it back", letters(dropped)))?;
-    if others > 0 {
-        output::print(format_args!("{} not: they are dropped already, or applied", letters(others)))?;
+    left_out.tell();
+    Ok(if left_out.has_missing() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn tell(tool: &Tool, filter: &Filter, dropped: u64, changed: u64) -> Result<()> {
+    if dropped > 0 {
+        output::print(format_args!(
+            "{} dropped; `rollcall dlq restore` with the same ids or options takes it back",
+            letters(dropped)
+        ))?;
+    } else {
+        output::print(format_args!("{}: nothing was dropped", none(tool, filter).await?))?;
     }
-    Ok(ExitCode::SUCCESS)
+    if changed > 0 {
+        output::print(format_args!("{} not: somebody has changed them meanwhile", letters(changed)))?;
+    }
+    Ok(())
 }

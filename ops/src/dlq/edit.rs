@@ -1,14 +1,17 @@
 //! `rollcall dlq edit`: another body for a dead letter, from an editor or from the command line.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rollcall_shared::dead_letters::change::{self, Edited};
 use rollcall_shared::dead_letters::{By, Filter, find};
 use serde_json::Value;
 use tempfile::NamedTempFile;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{Tool, difference, replay, show};
 use crate::who::Who;
@@ -70,7 +73,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
         (change::revert(&tool.db, args.id, &by).await?, Vec::new())
     } else {
         let body = body(tool, args.id).await?;
-        let differences = differences(&body, args)?;
+        let differences = differences(&body, args).await?;
         if differences.lines.is_empty() {
             if !tool.printed_json(&serde_json::json!({ "id": args.id, "changed": false }))? {
                 output::print("the body is as it was: nothing is changed")?;
@@ -104,10 +107,10 @@ struct Differences {
     body: Vec<u8>,
 }
 
-fn differences(body: &[u8], args: &Args) -> Result<Differences> {
+async fn differences(body: &[u8], args: &Args) -> Result<Differences> {
     let before = serde_json::from_slice::<Value>(body);
     let after = if args.set.is_empty() && args.unset.is_empty() {
-        in_editor(body)?
+        in_editor(body).await?
     } else {
         let before = before.as_ref().map_err(|error| anyhow!("the body is no JSON ({error}): edit it as a whole"))?;
         Some(with_settings(before.clone(), &args.set, &args.unset)?)
@@ -168,13 +171,13 @@ fn unset_at(body: &mut Value, pointer: &str) -> Result<()> {
 }
 
 /// The body as somebody leaves it in their editor; `None` where they leave it as it was.
-fn in_editor(body: &[u8]) -> Result<Option<Value>> {
+async fn in_editor(body: &[u8]) -> Result<Option<Value>> {
     std::str::from_utf8(body).context("the body is no text: it cannot be edited")?;
     let before = show::pretty(body);
     let mut file = tempfile::Builder::new().prefix("rollcall-").suffix(".json").tempfile()?;
     writeln!(file, "{before}").context("cannot write the file to edit")?;
     loop {
-        edit(&file)?;
+        edit(&file).await?;
         let text = std::fs::read_to_string(file.path()).context("cannot read what was edited")?;
         if text.trim_end() == before.trim_end() {
             return Ok(None);
@@ -190,11 +193,28 @@ fn in_editor(body: &[u8]) -> Result<Option<Value>> {
                 path.display()
             );
         }
-        if confirm::or_stop(&format!("What was edited is no JSON ({error}). It can be edited again.")).is_err() {
-            let path = kept(file)?;
-            bail!("nothing is changed, and the text is kept in {}", path.display());
+        let question = format!("What was edited is no JSON ({error}). It can be edited again.");
+        let interrupted = end_when_interrupted(file.path().to_owned())?;
+        let answer = confirm::or_stop(&question);
+        interrupted.abort();
+        if answer.is_err() {
+            bail!(unchanged(&kept(file)?));
         }
     }
+}
+
+/// Ends us at Ctrl-C, which would not after an editor has run.
+fn end_when_interrupted(path: PathBuf) -> io::Result<JoinHandle<()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::spawn(async move {
+        interrupt.recv().await;
+        output::complain(format_args!("\nrollcall: {}", unchanged(&path)));
+        process::exit(128 + SignalKind::interrupt().as_raw_value());
+    }))
+}
+
+fn unchanged(path: &Path) -> String {
+    format!("nothing is changed, and the text is kept in {}", path.display())
 }
 
 fn kept(file: NamedTempFile) -> Result<PathBuf> {
@@ -202,12 +222,15 @@ fn kept(file: NamedTempFile) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs the editor on a file as git does: it may have options, or be a line of shell.
-fn edit(file: &NamedTempFile) -> Result<()> {
+/// Runs the editor on a file as git does: it may have options, or be a line of shell; and Ctrl-C and Ctrl-\\ are for the editor
+/// alone, though the terminal sends them to us too.
+async fn edit(file: &NamedTempFile) -> Result<()> {
     let of = |name| std::env::var(name).ok().filter(|editor| !editor.trim().is_empty());
     let editor = of("VISUAL").or_else(|| of("EDITOR")).unwrap_or_else(|| "vi".to_owned());
+    // Who listens for a signal is not ended by it, and hands none of that on to the programs it starts.
+    let _listening = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
     let status = Command::new("sh").arg("-c").arg(format!("{editor} \"$@\"")).arg(&editor).arg(file.path()).status();
-    let status = status.with_context(|| format!("cannot start the editor {editor}"))?;
+    let status = status.await.with_context(|| format!("cannot start the editor {editor}"))?;
     if !status.success() {
         bail!("the editor {editor} has failed ({status}): nothing is changed; $VISUAL or $EDITOR say which one to use");
     }
@@ -225,7 +248,7 @@ fn tell(tool: &Tool, id: i64, edited: &Edited, differences: &[String]) -> Result
         return Ok(());
     }
     for line in differences {
-        output::print(line)?;
+        output::print(output::harmless(line))?;
     }
     if differences.is_empty() {
         output::print("the body is as it came")?;

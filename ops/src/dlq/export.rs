@@ -34,7 +34,7 @@ pub(super) struct Args {
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
     let filter = args.select.filter(State::Dead);
     if args.file.as_os_str() == "-" {
-        let count = write(tool, &filter, BufWriter::new(io::stdout().lock())).await?;
+        let count = write(tool, &filter, BufWriter::new(io::stdout().lock()), output::cannot_write).await?;
         output::complain(format_args!("{} exported", letters(count)));
         return Ok(ExitCode::SUCCESS);
     }
@@ -57,26 +57,32 @@ async fn write_file(tool: &Tool, filter: &Filter, path: &Path) -> Result<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let in_folder = || format!("cannot write a file in {}", folder.display());
     let file = NamedTempFile::new_in(folder).with_context(in_folder)?;
-    let count = write(tool, filter, BufWriter::new(file.as_file())).await?;
+    let cannot_write = |error| anyhow::Error::new(error).context(in_folder());
+    let count = write(tool, filter, BufWriter::new(file.as_file()), cannot_write).await?;
     file.as_file().sync_all().with_context(in_folder)?;
     file.persist_noclobber(path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(count)
 }
 
 /// How many were written.
-async fn write(tool: &Tool, filter: &Filter, mut to: impl Write) -> Result<u64> {
+async fn write(
+    tool: &Tool,
+    filter: &Filter,
+    mut to: impl Write,
+    cannot_write: impl Fn(io::Error) -> anyhow::Error,
+) -> Result<u64> {
     let progress = Progress::new("exporting", find::count(&tool.db, filter).await?);
     let mut export = Export::new(&tool.db, filter).await?;
     let mut count = 0;
     loop {
         let records = export.next().await?;
         if records.is_empty() {
-            to.flush().context("cannot write the dead letters")?;
+            to.flush().map_err(cannot_write)?;
             return Ok(count);
         }
         for record in &records {
             let line = serde_json::to_string(record)?;
-            writeln!(to, "{line}").context("cannot write the dead letters")?;
+            writeln!(to, "{line}").map_err(&cannot_write)?;
         }
         count += records.len() as u64;
         progress.set(count);

@@ -9,7 +9,7 @@ use rollcall_shared::dead_letters::{Filter, State};
 use serde::Serialize;
 
 use super::select::Select;
-use super::{Tool, letters};
+use super::{Tool, letters, none};
 use crate::output;
 use crate::table::{Table, when};
 
@@ -53,7 +53,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
         let groups: Vec<_> = groups.into_iter().map(Shown::from).collect();
         tool.printed_json(&serde_json::json!({ "groups": groups }))?;
     } else if groups.is_empty() {
-        output::print("no dead letters")?;
+        output::print(none(tool, &filter).await?)?;
     } else {
         let count = groups.iter().map(|group| group.count.unsigned_abs()).sum();
         output::print(table(groups, &filter).fitted())?;
@@ -64,24 +64,15 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
 
 /// The state is told where there may be more than one.
 pub(super) fn table(groups: Vec<Group>, filter: &Filter) -> Table {
-    let heads = ["COUNT", "WORKER", "CAUSE", "KIND", "FIRST", "LAST", "EXAMPLE", "ERROR"];
-    let one_state = filter.states.len() == 1;
-    let mut table = if one_state {
-        Table::new(&heads)
-    } else {
-        Table::new(&["COUNT", "STATE", "WORKER", "CAUSE", "KIND", "FIRST", "LAST", "EXAMPLE", "ERROR"])
+    let heads = ["COUNT", "STATE", "WORKER", "CAUSE", "KIND", "FIRST", "LAST", "EXAMPLE", "ERROR"];
+    let mut table = Table::new(&heads).numbers("COUNT").numbers("EXAMPLE").dispensable(&["KIND", "FIRST", "LAST"]);
+    if filter.states.len() == 1 {
+        table = table.without("STATE");
     }
-    .numbers("COUNT")
-    .numbers("EXAMPLE");
     for group in groups {
         let Group { worker, cause, state, count, first_failed_at, last_failed_at, kinds, example, error } = group;
-        let (count, kinds, example) = (count.to_string(), kinds.join(","), example.to_string());
         let (first, last) = (when(first_failed_at), when(last_failed_at));
-        if one_state {
-            table.row([count, worker, cause, kinds, first, last, example, error]);
-        } else {
-            table.row([count, state, worker, cause, kinds, first, last, example, error]);
-        }
+        table.row([count.to_string(), state, worker, cause, kinds.join(","), first, last, example.to_string(), error]);
     }
     table
 }

@@ -1,14 +1,17 @@
 //! `rollcall dlq`: dead letters, one module a subcommand.
 //!
 //! What they do is [`rollcall_shared::dead_letters`]; here is what they are asked for in and how they tell of it. [`select`] is
-//! how all of them are told which dead letters; [`difference`] is how they show what was edited.
+//! how all of them are told which dead letters, and [`left_out`] which of these they leave out; [`difference`] is how they show what
+//! was edited, and [`hindrance`] why what was sent back waits.
 
 mod difference;
 mod drop;
 mod edit;
 mod export;
 mod groups;
+mod hindrance;
 mod import;
+mod left_out;
 mod list;
 mod note;
 mod replay;
@@ -22,6 +25,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 use rollcall_shared::config::Settings;
+use rollcall_shared::dead_letters::{Filter, find};
 use sea_orm::DatabaseConnection;
 use serde::Serialize;
 
@@ -99,10 +103,23 @@ impl Tool {
     /// Prints `value` as JSON if that is wanted; whether it was.
     fn printed_json(&self, value: &impl Serialize) -> Result<bool> {
         if self.json {
-            output::print(serde_json::to_string_pretty(value)?)?;
+            output::print(escaped(&serde_json::to_string_pretty(value)?))?;
         }
         Ok(self.json)
     }
+}
+
+/// JSON says some that a terminal would take for orders as they are: those beyond ASCII, and DEL.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\n' => escaped.push(character),
+            order if order.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(order))),
+            _ => escaped.push(character),
+        }
+    }
+    escaped
 }
 
 /// `1 dead letter`, `2 dead letters`
@@ -110,7 +127,34 @@ fn letters(count: u64) -> String {
     format!("{} dead letter{}", indicatif::HumanCount(count), if count == 1 { "" } else { "s" })
 }
 
+/// That there are none; of how many, where more was asked for than a state.
+async fn none(tool: &Tool, filter: &Filter) -> Result<String> {
+    let all = Filter { states: filter.states.clone(), ..Filter::default() };
+    if !filter.ids.is_empty() {
+        return Ok("none of these fit".to_owned());
+    }
+    let count = if *filter == all { 0 } else { find::count(&tool.db, &all).await? };
+    Ok(match count {
+        0 => "no dead letters".to_owned(),
+        1 => "the one dead letter does not fit".to_owned(),
+        count => format!("none of {} fit", letters(count)),
+    })
+}
+
 /// Asks before more than a handful are changed: `what` says what will happen.
 fn ask_if_many(count: u64, yes: bool, what: &str) -> Result<()> {
     if count > MOST_UNASKED && !yes { confirm::or_stop(what) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_the_same_without_orders_for_a_terminal() {
+        let value = serde_json::json!({ "a\u{9b}": "b\u{7f}\u{1b}\nü" });
+        let json = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(json.chars().all(|character| character == '\n' || !character.is_control()), "{json:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
+    }
 }

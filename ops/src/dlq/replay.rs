@@ -1,5 +1,6 @@
 //! `rollcall dlq replay`: dead letters back to their workers, and what becomes of it.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use indicatif::HumanCount;
 use rollcall_shared::dead_letters::find::{self, Share};
-use rollcall_shared::dead_letters::replay::{Report, Run, Standing, standing};
+use rollcall_shared::dead_letters::replay::{ReplayError, Report, Run, Standing, standing};
 use rollcall_shared::dead_letters::{By, Filter, State};
 use rollcall_shared::queue::Queue;
 use rollcall_shared::shutdown;
@@ -15,15 +16,19 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::left_out::LeftOut;
 use super::select::SelectSome;
-use super::{Tool, ask_if_many, groups, letters};
+use super::{Tool, ask_if_many, groups, hindrance, letters, none};
 use crate::output;
 use crate::progress::Progress;
-use crate::table::{Table, printable};
+use crate::table::Table;
 use crate::who::Who;
 
 /// How often it is asked what has become of a run.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// After how long it is looked whether their workers run at all, and how often: one that has just started tells within it.
+const HINDRANCE_LOOK: Duration = Duration::from_secs(5);
 
 /// How many of those that cannot be sent are named.
 const MOST_NAMED: usize = 10;
@@ -34,7 +39,8 @@ const MOST_NAMED: usize = 10;
 /// that. It can be interrupted, even killed, and run again: what is sent twice has the same effect as once. What dies again
 /// is dead again, with one failure more in its history.
 ///
-/// Exits with 1 where something was not sent, or, with --wait, died again or was not applied in time.
+/// Exits with 1 where something was not sent, or, with --wait, was not applied: it died again, was dropped, was taken over by
+/// another replay, or the time was up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -68,37 +74,45 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
-    let filter = args.select.filter(State::Dead)?;
+    let filter = args.select.filter(State::Dead, &[State::Replaying])?;
+    let left_out = LeftOut::of(tool, &filter).await?;
     let shares = find::shares(&tool.db, &filter).await?;
     let count = shares.iter().map(|share| share.count.unsigned_abs()).sum();
     if args.dry_run {
-        return dry_run(tool, &shares, count);
+        return dry_run(tool, &shares, count, &left_out);
     }
     if count == 0 {
-        if !tool.printed_json(&json!({ "sent": 0 }))? {
-            output::print("no dead letters fit: nothing was sent")?;
+        let mut json = json!({ "sent": 0 });
+        left_out.add_to(&mut json);
+        if !tool.printed_json(&json)? {
+            output::print(format_args!("{}: nothing was sent", none(tool, &filter).await?))?;
         }
-        return Ok(ExitCode::SUCCESS);
+        left_out.tell();
+        return Ok(status(left_out.is_empty()));
     }
     ask_if_many(count, args.yes, &format!("{} will be sent back to their workers.", letters(count)))?;
     let by = By { name: args.who.name(), reason: args.reason.clone() };
-    let run = Replaying { tool, run: Run::new(by, args.rate), stop: shutdown::on_signals()? };
+    let run = Replaying { tool, run: Run::new(by, args.rate), left_out, stop: shutdown::on_signals()? };
     run.to_the_end(&filter, count, args.wait.then_some(args.timeout)).await
 }
 
 /// Sends a few without a question.
 pub(super) async fn now(tool: &Tool, filter: Filter, by: By) -> Result<ExitCode> {
-    let run = Replaying { tool, run: Run::new(by, None), stop: shutdown::on_signals()? };
+    let left_out = LeftOut::of(tool, &filter).await?;
+    let run = Replaying { tool, run: Run::new(by, None), left_out, stop: shutdown::on_signals()? };
     run.to_the_end(&filter, 1, None).await
 }
 
-fn dry_run(tool: &Tool, shares: &[Share], count: u64) -> Result<ExitCode> {
+fn dry_run(tool: &Tool, shares: &[Share], count: u64, left_out: &LeftOut) -> Result<ExitCode> {
     let json = |share: &Share| {
         let Share { worker, event, cause, count } = share;
         json!({ "worker": worker, "event": event, "cause": cause, "count": count })
     };
-    if tool.printed_json(&json!({ "would_send": count, "of": shares.iter().map(json).collect::<Vec<_>>() }))? {
-        return Ok(ExitCode::SUCCESS);
+    let mut all = json!({ "would_send": count, "of": shares.iter().map(json).collect::<Vec<_>>() });
+    left_out.add_to(&mut all);
+    left_out.tell();
+    if tool.printed_json(&all)? {
+        return Ok(status(left_out.is_empty()));
     }
     if count > 0 {
         let mut table = Table::new(&["COUNT", "WORKER", "EVENT", "CAUSE"]).numbers("COUNT");
@@ -108,12 +122,13 @@ fn dry_run(tool: &Tool, shares: &[Share], count: u64) -> Result<ExitCode> {
         output::print(table.whole())?;
     }
     output::print(format_args!("{} would be sent back to their workers", letters(count)))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(status(left_out.is_empty()))
 }
 
 struct Replaying<'a> {
     tool: &'a Tool,
     run: Run,
+    left_out: LeftOut,
     stop: CancellationToken,
 }
 
@@ -121,10 +136,11 @@ impl Replaying<'_> {
     /// Sends, waits where that is wanted (for no longer than that), and tells of both.
     async fn to_the_end(&self, filter: &Filter, count: u64, wait: Option<Option<Duration>>) -> Result<ExitCode> {
         let report = self.send(filter, count).await?;
-        let is_sent = report.error.is_none() && report.impossible.is_empty() && !self.stop.is_cancelled();
+        let is_sent = self.is_sent(&report);
         if !self.tool.json {
             self.tell(&report, count, wait.is_some())?;
         }
+        self.left_out.tell();
         let Some(timeout) = wait.filter(|_| report.sent > 0) else {
             self.tool.printed_json(&self.json(&report, count, None))?;
             return Ok(status(is_sent));
@@ -132,7 +148,7 @@ impl Replaying<'_> {
         let standing = self.wait(report.sent, timeout).await?;
         let died = Filter { states: vec![State::Dead], ..Filter::of_run(&self.run.id) };
         let causes = find::groups(&self.tool.db, &died).await?;
-        let is_applied = standing.dead == 0 && standing.replaying == 0;
+        let is_applied = standing.applied == report.sent;
         if self.tool.json {
             let causes: Vec<_> = causes
                 .iter()
@@ -140,7 +156,7 @@ impl Replaying<'_> {
                 .collect();
             self.tool.printed_json(&self.json(&report, count, Some((standing, causes))))?;
         } else {
-            self.tell_standing(standing)?;
+            self.tell_standing(standing, taken_over(&report, standing))?;
             if !causes.is_empty() {
                 output::print(groups::table(causes, &died).fitted())?;
             }
@@ -157,12 +173,18 @@ impl Replaying<'_> {
         Ok(report)
     }
 
+    /// Whether everything that was wanted is in the queues, and is known to be.
+    fn is_sent(&self, report: &Report) -> bool {
+        let Report { unmarked, passed, error, .. } = report;
+        error.is_none() && *passed == 0 && *unmarked == 0 && self.left_out.is_empty() && !self.stop.is_cancelled()
+    }
+
     fn tell(&self, report: &Report, count: u64, waits: bool) -> Result<()> {
         let Report { sent, unmarked, passed, impossible, error } = report;
         let run = &self.run.id;
         output::print(format_args!("{} of {} sent back (run {run})", HumanCount(*sent), letters(count)))?;
         for (id, why) in impossible.iter().take(MOST_NAMED) {
-            output::complain(format_args!("not sent: {id}: {}", printable(why)));
+            output::complain(format_args!("not sent: {id}: {why}"));
         }
         let changed = passed.saturating_sub(impossible.len() as u64);
         if changed > 0 {
@@ -173,7 +195,8 @@ impl Replaying<'_> {
         }
         let rest = "the others are as they were: run the same again to go on";
         if let Some(error) = error {
-            output::complain(format_args!("it broke off: {}; {rest}", printable(&error.to_string())));
+            output::complain(format_args!("it broke off: {error}"));
+            output::complain(format_args!("{}; {rest}", self.way_out(error)));
         } else if self.stop.is_cancelled() {
             output::complain(format_args!("stopped; {rest}"));
         }
@@ -183,10 +206,21 @@ impl Replaying<'_> {
         Ok(())
     }
 
+    fn way_out(&self, error: &ReplayError) -> String {
+        let settings = &self.tool.settings;
+        let (what, url) = match error {
+            ReplayError::Queue(_) => ("queue", &settings.queue.url),
+            ReplayError::Database(_) => ("database", &settings.database.url),
+        };
+        format!("see that the {what} {url} can be used, as `rollcall doctor` looks")
+    }
+
     /// What has become of the run when nothing of it waits any more, or time is up.
     async fn wait(&self, sent: u64, timeout: Option<Duration>) -> Result<Standing> {
         let begun = Instant::now();
         let progress = Progress::new("waiting for the workers", sent);
+        progress.say("waiting until their workers have told; Ctrl-C ends the waiting, and nothing else");
+        let (mut told, mut look) = (BTreeSet::new(), begun + HINDRANCE_LOOK);
         loop {
             let standing = standing(&self.tool.db, &self.run.id).await.context("cannot see what has become of them")?;
             progress.set(sent.saturating_sub(standing.replaying));
@@ -194,15 +228,37 @@ impl Replaying<'_> {
             if standing.replaying == 0 || is_up || self.stop.is_cancelled() {
                 return Ok(standing);
             }
+            if Instant::now() >= look {
+                self.tell_hindrances(&progress, &mut told).await?;
+                look = Instant::now() + HINDRANCE_LOOK;
+            }
             self.stop.run_until_cancelled(sleep(LOOK)).await;
         }
     }
 
-    fn tell_standing(&self, standing: Standing) -> Result<()> {
+    /// Says what keeps the rest from being applied, when that begins.
+    async fn tell_hindrances(&self, progress: &Progress, told: &mut BTreeSet<String>) -> Result<()> {
+        let hindrances = hindrance::of_run(&self.tool.db, &self.run.id).await.context("cannot see who runs")?;
+        for hindrance in &hindrances {
+            if !told.contains(hindrance) {
+                progress.say(hindrance);
+            }
+        }
+        *told = hindrances.into_iter().collect();
+        Ok(())
+    }
+
+    fn tell_standing(&self, standing: Standing, taken_over: u64) -> Result<()> {
         let Standing { replaying, applied, dead, dropped } = standing;
         let mut said = vec![format!("{} applied", HumanCount(applied)), format!("{} died again", HumanCount(dead))];
         if dropped > 0 {
             said.push(format!("{} dropped meanwhile", HumanCount(dropped)));
+        }
+        if taken_over > 0 {
+            said.push(format!(
+                "{} taken over by another replay, or dropped before its worker had it",
+                HumanCount(taken_over)
+            ));
         }
         if replaying > 0 {
             said.push(format!("{} still wait for their workers", HumanCount(replaying)));
@@ -226,14 +282,22 @@ impl Replaying<'_> {
             "interrupted": self.stop.is_cancelled(),
             "error": report.error.as_ref().map(ToString::to_string),
         });
+        self.left_out.add_to(&mut json);
         if let Some((standing, causes)) = followed {
+            let taken_over = taken_over(report, standing);
             let Standing { replaying, applied, dead, dropped } = standing;
             json["result"] = json!({
-                "applied": applied, "died_again": dead, "dropped": dropped, "replaying": replaying, "causes": causes,
+                "applied": applied, "died_again": dead, "dropped": dropped, "replaying": replaying,
+                "taken_over": taken_over, "causes": causes,
             });
         }
         json
     }
+}
+
+/// How many of those that were sent and marked are no more of this run.
+fn taken_over(report: &Report, standing: Standing) -> u64 {
+    report.sent.saturating_sub(report.unmarked).saturating_sub(standing.count())
 }
 
 fn status(is_well: bool) -> ExitCode {

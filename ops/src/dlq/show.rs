@@ -13,7 +13,7 @@ use super::{Tool, difference};
 use crate::output;
 use crate::table::{Table, exactly, printable};
 
-/// Show everything about one dead letter: its error, its body, every failure, and what was done with it.
+/// Show everything about one dead letter: its error, its body, each time that it died, and what was done with it.
 ///
 /// With --json it is what `export` writes.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
     if tool.json {
         tool.printed_json(&Record::from(letter))?;
     } else {
-        output::print(page(letter).trim_end())?;
+        output::print(output::harmless(page(letter).trim_end()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -47,7 +47,7 @@ fn page(letter: Letter) -> String {
     let mut section = |title: &str, text: &str| {
         let _ = write!(page, "\n{title}\n");
         for line in text.lines() {
-            let _ = writeln!(page, "  {}", printable(line));
+            let _ = writeln!(page, "  {line}");
         }
     };
     section("Error", &row.error);

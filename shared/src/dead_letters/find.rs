@@ -7,6 +7,7 @@ use sea_orm::{
     ColumnTrait as _, DatabaseConnection, DbErr, EntityTrait as _, FromQueryResult, QueryFilter as _, QueryOrder as _,
     QuerySelect as _,
 };
+use serde::Serialize;
 
 use super::Filter;
 use crate::store::entity::dead_letter::{self, Column, Entity};
@@ -104,7 +105,7 @@ async fn errors(db: &DatabaseConnection, ids: impl Iterator<Item = i64>) -> Resu
 }
 
 /// A dead letter in a list.
-#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult, Serialize)]
 pub struct Listed {
     /// The row's id.
     pub id: i64,
@@ -177,6 +178,15 @@ pub async fn count(db: &DatabaseConnection, filter: &Filter) -> Result<u64, DbEr
     let count = Entity::find().select_only().expr(Column::Id.count()).filter(filter.condition());
     let count: Option<i64> = count.into_tuple().one(db).await?;
     Ok(count.unwrap_or_default().try_into().unwrap_or_default())
+}
+
+/// In which state each of them is, by id.
+///
+/// # Errors
+/// The database.
+pub async fn states(db: &DatabaseConnection, filter: &Filter) -> Result<BTreeMap<i64, String>, DbErr> {
+    let states = Entity::find().select_only().columns([Column::Id, Column::State]).filter(filter.condition());
+    Ok(states.into_tuple().all(db).await?.into_iter().collect())
 }
 
 /// How many dead letters something would be done to.

@@ -298,6 +298,30 @@ pub struct Standing {
     pub dropped: u64,
 }
 
+impl Standing {
+    /// How many there are. A replay that sends one of them again makes it its own: they become fewer.
+    pub fn count(self) -> u64 {
+        self.replaying + self.applied + self.dead + self.dropped
+    }
+}
+
+/// The workers that have not told yet of a letter of the run.
+///
+/// # Errors
+/// The database.
+pub async fn awaited(db: &DatabaseConnection, run: &str) -> Result<Vec<String>, DbErr> {
+    Entity::find()
+        .select_only()
+        .distinct()
+        .column(Column::Worker)
+        .filter(Column::ReplayRun.eq(run))
+        .filter(Column::State.eq(State::Replaying.as_str()))
+        .order_by_asc(Column::Worker)
+        .into_tuple()
+        .all(db)
+        .await
+}
+
 /// What has become of the dead letters of a run, so far.
 ///
 /// # Errors
