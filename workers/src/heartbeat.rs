@@ -141,3 +141,64 @@ impl Heartbeat {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rollcall_shared::event::WorkerName;
+    use rollcall_shared::store::Clock;
+    use sea_orm::ConnectionTrait as _;
+
+    use super::*;
+    use crate::recordings::tests::Database;
+
+    #[tokio::test]
+    async fn who_is_alive_is_the_databases_clock_to_say() {
+        for database in Database::each().await {
+            let db = &database.connection;
+            let worker = AnyWorker::Events(WorkerName::Rooms);
+            let (mut heartbeat, _) = Heartbeat::of(worker, db.clone(), InHand::default(), Obstacles::default());
+            heartbeat.report(heartbeat.state()).await.unwrap();
+            let process = oversight::processes(db).await.unwrap().remove(0);
+            assert_eq!((process.worker.as_str(), process.state.as_str()), ("rooms", oversight::TAKING));
+            assert!(process.is_alive() && (-0.1..10.0).contains(&process.silent_seconds), "{process:?}");
+
+            // As it is a while later.
+            let later = |time| Clock::of(db).before(Duration::from_secs(time));
+            let silent = format!("UPDATE worker_process SET started_at = {}, seen_at = {}", later(90), later(40));
+            db.execute_unprepared(&silent).await.unwrap();
+            let process = oversight::processes(db).await.unwrap().remove(0);
+            assert!(!process.is_alive() && (40.0..50.0).contains(&process.silent_seconds), "{process:?}");
+
+            // What it reports again is when it was seen, and not when it started.
+            heartbeat.report(oversight::PAUSED.into()).await.unwrap();
+            let process = oversight::processes(db).await.unwrap().remove(0);
+            assert!(process.is_alive() && (90.0..100.0).contains(&process.running_seconds), "{process:?}");
+            assert_eq!(process.state, oversight::PAUSED);
+            oversight::forget_the_old(db).await.unwrap();
+            assert_eq!(oversight::processes(db).await.unwrap().len(), 1);
+            let forgotten = format!("UPDATE worker_process SET seen_at = {}", later(8 * 24 * 3600));
+            db.execute_unprepared(&forgotten).await.unwrap();
+            oversight::forget_the_old(db).await.unwrap();
+            assert_eq!(oversight::processes(db).await.unwrap(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_silent_keeps_no_heartbeat_from_ending() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("rollcall.db").display());
+        let url = rollcall_shared::config::SecretUrl::parse(&url).unwrap();
+        let db = rollcall_shared::store::connect(&url, 1).await.unwrap();
+        // The one connection that there is.
+        let held = rollcall_shared::store::begin(&db).await.unwrap();
+        let worker = AnyWorker::DeadLetters;
+        let (heartbeat, _) = Heartbeat::of(worker, db, InHand::default(), Obstacles::default());
+        let stop = CancellationToken::new();
+        let beating = tokio::spawn(heartbeat.run(stop.clone()));
+        tokio::task::yield_now().await;
+        stop.cancel();
+        let limit = FAREWELL + Duration::from_secs(1);
+        timeout(limit, beating).await.expect("it waits for the database").unwrap();
+        held.rollback().await.unwrap();
+    }
+}
