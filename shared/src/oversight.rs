@@ -1,38 +1,87 @@
 //! Which workers run, which shall rest, and what there is to see to: what operators and workers tell each other, by the database.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict, Query};
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, DatabaseConnection, DbErr, EntityTrait as _,
-    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseConnection, DbErr, EntityTrait as _,
+    FromQueryResult, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
 };
 
 use crate::dead_letters::State;
 use crate::event::AnyWorker;
+use crate::store::Clock;
 use crate::store::entity::{
     dead_letter as letter, live_session_recording as recording, recording_lease as lease, worker_pause as pause,
     worker_process as process,
 };
 
-/// After how long a process is forgotten that does not tell any more.
-const FORGOTTEN: TimeDelta = TimeDelta::days(7);
+/// The state of a process that takes what comes.
+pub const TAKING: &str = "taking";
+/// The state of a process that rests, because somebody has paused its worker.
+pub const PAUSED: &str = "paused";
 
-/// A worker tells that it runs, and how it is doing.
+/// How long a process may be silent before it is taken for dead: it reports every ten seconds.
+const SILENCE: Duration = Duration::from_secs(30);
+/// After how long a process is forgotten that does not report any more.
+const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
+
+/// What a worker's process reports of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heartbeat {
+    /// The process's own, new each time that it starts.
+    pub id: String,
+    /// Which worker it is of.
+    pub worker: AnyWorker,
+    /// The machine.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// Rollcall's version.
+    pub version: &'static str,
+    /// [`TAKING`], [`PAUSED`], or what keeps it from its work.
+    pub state: String,
+    /// How many deliveries it has.
+    pub in_flight: u64,
+    /// How many it has settled since it started.
+    pub settled: u64,
+    /// How many it settles a second, of late.
+    pub rate: f64,
+    /// When the oldest event that it has was taken in.
+    pub oldest_received_at: Option<DateTime<Utc>>,
+}
+
+/// A worker's process reports. When that is, and when it did so first, the database says: the machines' clocks may differ.
 ///
 /// # Errors
 /// The database.
-pub async fn tell(db: &DatabaseConnection, row: process::Model) -> Result<(), DbErr> {
-    let told = [
-        process::Column::State,
-        process::Column::SeenAt,
-        process::Column::InFlight,
-        process::Column::Settled,
-        process::Column::Rate,
-        process::Column::OldestReceivedAt,
+pub async fn report(db: &DatabaseConnection, heartbeat: Heartbeat) -> Result<(), DbErr> {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let now = || Expr::cust(Clock::of(db).now());
+    let Heartbeat { id, worker, host, pid, version, state, in_flight, settled, rate, oldest_received_at } = heartbeat;
+    let once = [
+        (process::Column::Id, Expr::value(id)),
+        (process::Column::Worker, Expr::value(worker.as_str())),
+        (process::Column::Host, Expr::value(host)),
+        (process::Column::Pid, Expr::value(i64::from(pid))),
+        (process::Column::Version, Expr::value(version)),
+        (process::Column::StartedAt, now()),
     ];
-    let again = OnConflict::column(process::Column::Id).update_columns(told).to_owned();
-    let row = row.into_active_model().reset_all();
-    process::Entity::insert(row).on_conflict(again).exec_without_returning(db).await.map(|_| ())
+    let each_time = [
+        (process::Column::State, Expr::value(state)),
+        (process::Column::SeenAt, now()),
+        (process::Column::InFlight, Expr::value(number(in_flight))),
+        (process::Column::Settled, Expr::value(number(settled))),
+        (process::Column::Rate, Expr::value(rate)),
+        (process::Column::OldestReceivedAt, Expr::value(oldest_received_at)),
+    ];
+    let again =
+        OnConflict::column(process::Column::Id).update_columns(each_time.iter().map(|(column, _)| *column)).to_owned();
+    let (columns, values): (Vec<_>, Vec<_>) = once.into_iter().chain(each_time).unzip();
+    let row =
+        Query::insert().into_table(process::Entity).columns(columns).values_panic(values).on_conflict(again).to_owned();
+    db.execute(&row).await.map(|_| ())
 }
 
 /// A worker has ended.
@@ -43,21 +92,63 @@ pub async fn forget(db: &DatabaseConnection, id: &str) -> Result<(), DbErr> {
     process::Entity::delete_by_id(id).exec(db).await.map(|_| ())
 }
 
-/// Forgets those that have not told for long: they were killed.
+/// Forgets those that have not reported for long: they were killed.
 ///
 /// # Errors
 /// The database.
 pub async fn forget_the_old(db: &DatabaseConnection) -> Result<(), DbErr> {
-    let old = process::Column::SeenAt.lt(Utc::now() - FORGOTTEN);
+    let old = Expr::col(process::Column::SeenAt).lt(Expr::cust(Clock::of(db).before(FORGOTTEN)));
     process::Entity::delete_many().filter(old).exec(db).await.map(|_| ())
 }
 
-/// Every worker that has told of late, and some that were killed.
+/// A worker's process, as it last reported.
+#[derive(Debug, Clone, PartialEq, FromQueryResult)]
+pub struct Process {
+    /// Which worker it is of.
+    pub worker: String,
+    /// The machine.
+    pub host: String,
+    /// The process.
+    pub pid: i64,
+    /// Rollcall's version.
+    pub version: String,
+    /// [`TAKING`], [`PAUSED`], or what keeps it from its work.
+    pub state: String,
+    /// How many deliveries it has.
+    pub in_flight: i64,
+    /// How many it has settled since it started.
+    pub settled: i64,
+    /// How many it settles a second, of late.
+    pub rate: f64,
+    /// When the oldest event that it has was taken in.
+    pub oldest_received_at: Option<DateTime<Utc>>,
+    /// For how many seconds it has run, by the database's clock.
+    pub running_seconds: f64,
+    /// How many seconds ago it last reported, by the database's clock.
+    pub silent_seconds: f64,
+}
+
+impl Process {
+    /// Whether it has reported of late.
+    pub fn is_alive(&self) -> bool {
+        self.silent_seconds < SILENCE.as_secs_f64()
+    }
+}
+
+/// Every process that has reported of late, and some that were killed.
 ///
 /// # Errors
 /// The database.
-pub async fn processes(db: &DatabaseConnection) -> Result<Vec<process::Model>, DbErr> {
-    process::Entity::find().order_by_asc(process::Column::Worker).order_by_asc(process::Column::Id).all(db).await
+pub async fn processes(db: &DatabaseConnection) -> Result<Vec<Process>, DbErr> {
+    let clock = Clock::of(db);
+    process::Entity::find()
+        .expr_as(Expr::cust(clock.seconds_since("started_at")), "running_seconds")
+        .expr_as(Expr::cust(clock.seconds_since("seen_at")), "silent_seconds")
+        .order_by_asc(process::Column::Worker)
+        .order_by_asc(process::Column::Id)
+        .into_model()
+        .all(db)
+        .await
 }
 
 /// Who has paused a worker, and why, if somebody has.
@@ -96,12 +187,14 @@ pub async fn pause(
     Ok(pause::Entity::insert(row).on_conflict(unless_paused).exec_without_returning(db).await? > 0)
 }
 
-/// From now on, the worker shall work: `false` if it did.
+/// From now on, the worker shall work: the pause that this ended, if there was one.
 ///
 /// # Errors
 /// The database.
-pub async fn resume(db: &DatabaseConnection, worker: AnyWorker) -> Result<bool, DbErr> {
-    Ok(pause::Entity::delete_by_id(worker.as_str()).exec(db).await?.rows_affected > 0)
+pub async fn resume(db: &DatabaseConnection, worker: AnyWorker) -> Result<Option<pause::Model>, DbErr> {
+    let paused = pause_of(db, worker).await?;
+    let ended = pause::Entity::delete_by_id(worker.as_str()).exec(db).await?.rows_affected > 0;
+    Ok(paused.filter(|_| ended))
 }
 
 /// How many dead letters of a worker wait for somebody.
@@ -145,33 +238,23 @@ pub async fn died_since(db: &DatabaseConnection, since: DateTime<Utc>) -> Result
         .await
 }
 
-/// A recording that is being fetched.
-#[derive(Debug, Clone, PartialEq)]
-pub struct InProgress {
-    /// The recording.
-    pub recording: recording::Model,
-    /// Until when somebody has it, unless they renew that.
-    pub leased_until: DateTime<Utc>,
-}
-
 /// The recordings that somebody fetches now.
 ///
 /// # Errors
 /// The database.
-pub async fn recordings_in_progress(db: &DatabaseConnection) -> Result<Vec<InProgress>, DbErr> {
-    let leases = lease::Entity::find().filter(lease::Column::Failure.is_null()).all(db).await?;
-    let ids = leases.iter().map(|lease| lease.recording_id);
-    let recordings = recording::Entity::find()
-        .filter(recording::Column::Id.is_in(ids))
+pub async fn recordings_in_progress(db: &DatabaseConnection) -> Result<Vec<recording::Model>, DbErr> {
+    let in_hand = Query::select()
+        .column(lease::Column::RecordingId)
+        .from(lease::Entity)
+        .and_where(lease::Column::Failure.is_null())
+        // One that was killed does not renew.
+        .and_where(Expr::col(lease::Column::ExpiresAt).gt(Expr::cust(Clock::of(db).now())))
+        .to_owned();
+    recording::Entity::find()
+        .filter(recording::Column::Id.in_subquery(in_hand))
         .order_by_asc(recording::Column::Id)
         .all(db)
-        .await?;
-    let until = |recording: &recording::Model| leases.iter().find(|lease| lease.recording_id == recording.id);
-    let in_progress = |recording: recording::Model| {
-        let leased_until = until(&recording)?.expires_at;
-        Some(InProgress { recording, leased_until })
-    };
-    Ok(recordings.into_iter().filter_map(in_progress).collect())
+        .await
 }
 
 /// How many recordings wait: for the server to be done with them, or for their next try.

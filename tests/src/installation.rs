@@ -218,7 +218,8 @@ impl Installation {
         Settings::load(Some(&file)).unwrap()
     }
 
-    fn settings(&self) -> String {
+    /// The settings as a file of them.
+    pub fn settings(&self) -> String {
         let mut settings = format!(
             "queue.url = {:?}\nqueue.prefix = {:?}\ndatabase.url = {:?}\nstorage.url = \"file://{}\"\n\
              ingress.address = \"127.0.0.1:0\"\ningress.admin_address = \"127.0.0.1:0\"\nlog.format = \"json\"\n",

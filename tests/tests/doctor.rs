@@ -120,7 +120,8 @@ async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
         ["plugnmeet main", "clock of main", "plugnmeet other", "clock of other", "webhook main", "webhook other"];
     assert_eq!(
         checks,
-        [&["settings"], of_queue, &["database", "storage", "ffprobe", "ffmpeg"], servers.as_slice()].concat()
+        [&["settings"], of_queue, &["database", "dead letters", "storage", "ffprobe", "ffmpeg"], servers.as_slice()]
+            .concat()
     );
     // Nothing is left in the storage, and nothing was queued.
     let left: Vec<_> =
@@ -291,7 +292,7 @@ async fn settings_that_cannot_be_read_are_named_and_nothing_else_is_checked() {
     installation.set("sessions.unknown", "perhaps");
     let visit = doctor(&installation, &[]).await;
     visit.fails("settings", &["sessions.unknown", "perhaps"]);
-    for check in ["queue", "database", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"] {
+    for check in ["queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"] {
         visit.says(check, "warning", &["not checked"]);
     }
 }
@@ -352,7 +353,7 @@ async fn every_queue_with_other_arguments_is_named() {
     // What does not depend on it was checked all the same.
     visit.says("queue", "ok", &["RabbitMQ "]);
     visit.says("unrouted", "ok", &[]);
-    visit.nothing_else_is_wrong(&["queues", "consumers", "plugnmeet main", "webhook main", "storage"]);
+    visit.nothing_else_is_wrong(&["queues", "consumers", "dead letters", "plugnmeet main", "webhook main", "storage"]);
 }
 
 #[tokio::test]

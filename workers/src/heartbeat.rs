@@ -1,15 +1,15 @@
-//! A worker tells the database every few seconds that it runs and how it is doing, and asks whether it shall rest.
+//! A worker reports to the database every few seconds that it runs and how it is doing, and asks whether it shall rest.
 //!
 //! Data comes from what the worker has [in hand](InHand) and goes to `worker_process`; `worker_pause` is read. `rollcall status`
 //! shows the one, and `rollcall pause` fills the other.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use rollcall_shared::event::AnyWorker;
 use rollcall_shared::oversight;
 use rollcall_shared::queue::{InHand, host};
-use rollcall_shared::store::entity::{worker_pause as pause, worker_process as process};
+use rollcall_shared::store::entity::worker_pause as pause;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::watch;
@@ -20,27 +20,26 @@ use uuid::Uuid;
 
 /// How often it asks whether it shall rest.
 const ASK: Duration = Duration::from_secs(2);
-/// How often it tells how it is doing, if nothing else changes: each time costs a file its sync.
-const TELL: Duration = Duration::from_secs(10);
+/// How often it reports how it is doing, if nothing else changes: each time costs a file its sync.
+const REPORT: Duration = Duration::from_secs(10);
 /// How long the database may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long the database may take when the program ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What is told of one worker in one process.
+/// What one worker in one process reports of itself.
 pub(crate) struct Heartbeat {
     worker: AnyWorker,
     id: String,
-    started_at: DateTime<Utc>,
     db: DatabaseConnection,
     in_hand: InHand,
     obstacles: Obstacles,
     paused: watch::Sender<bool>,
-    told: Option<Told>,
+    last: Option<Report>,
 }
 
-/// What was told last.
-struct Told {
+/// What was reported last.
+struct Report {
     at: Instant,
     state: String,
     settled: u64,
@@ -56,7 +55,7 @@ impl Heartbeat {
     ) -> (Self, watch::Receiver<bool>) {
         let (paused, rests) = watch::channel(false);
         let id = Uuid::now_v7().to_string();
-        (Self { worker, id, started_at: Utc::now(), db, in_hand, obstacles, paused, told: None }, rests)
+        (Self { worker, id, db, in_hand, obstacles, paused, last: None }, rests)
     }
 
     /// Asks whether the worker shall rest. Where the database does not say, it is as it was.
@@ -80,60 +79,126 @@ impl Heartbeat {
         }
     }
 
-    /// Tells and asks until `stop`; then the process is forgotten.
+    /// Reports and asks until `stop`; then the process is forgotten.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut rounds = interval(ASK);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(rounds.tick()).await.is_some() {
-            self.ask().await;
-            let state = self.state();
-            let is_due = self.told.as_ref().is_none_or(|told| told.at.elapsed() >= TELL || told.state != state);
-            if is_due {
-                match timeout(LIMIT, self.tell(&state)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(%error, "a heartbeat could not be told; will try again"),
-                    Err(_) => debug!("a heartbeat was not taken in time; will try again"),
-                }
+        let round = async {
+            loop {
+                rounds.tick().await;
+                self.ask().await;
+                self.report_if_due().await;
             }
-        }
+        };
+        let _: Option<Infallible> = stop.run_until_cancelled(round).await;
         // What stays is seen to be old.
         let _ = timeout(FAREWELL, oversight::forget(&self.db, &self.id)).await;
     }
 
+    async fn report_if_due(&mut self) {
+        let state = self.state();
+        if self.last.as_ref().is_some_and(|last| last.at.elapsed() < REPORT && last.state == state) {
+            return;
+        }
+        match timeout(LIMIT, self.report(state)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "a heartbeat could not be reported; will try again"),
+            Err(_) => debug!("a heartbeat was not taken in time; will try again"),
+        }
+    }
+
     fn state(&self) -> String {
         match self.obstacles.check() {
-            _ if *self.paused.borrow() => "paused".to_owned(),
-            Ok(()) => "taking".to_owned(),
+            _ if *self.paused.borrow() => oversight::PAUSED.to_owned(),
+            Ok(()) => oversight::TAKING.to_owned(),
             Err(obstacles) => obstacles,
         }
     }
 
-    async fn tell(&mut self, state: &str) -> Result<(), DbErr> {
+    async fn report(&mut self, state: String) -> Result<(), DbErr> {
         let (now, settled) = (Instant::now(), self.in_hand.settled());
-        let rate = self.told.as_ref().map_or(0.0, |told| {
-            let seconds = (now - told.at).as_secs_f64().max(0.001);
-            settled.saturating_sub(told.settled) as f64 / seconds
+        let rate = self.last.as_ref().map_or(0.0, |last| {
+            let seconds = (now - last.at).as_secs_f64().max(0.001);
+            settled.saturating_sub(last.settled) as f64 / seconds
         });
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let row = process::Model {
+        let heartbeat = oversight::Heartbeat {
             id: self.id.clone(),
-            worker: self.worker.as_str().to_owned(),
+            worker: self.worker,
             host: host(),
-            pid: std::process::id().into(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: state.to_owned(),
-            started_at: self.started_at,
-            seen_at: Utc::now(),
-            in_flight: number(self.in_hand.unsettled() as u64),
-            settled: number(settled),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+            state: state.clone(),
+            in_flight: self.in_hand.unsettled() as u64,
+            settled,
             rate,
             oldest_received_at: self.in_hand.oldest(),
         };
-        oversight::tell(&self.db, row).await?;
-        if self.told.is_none() {
+        oversight::report(&self.db, heartbeat).await?;
+        if self.last.is_none() {
             oversight::forget_the_old(&self.db).await?;
         }
-        self.told = Some(Told { at: now, state: state.to_owned(), settled });
+        self.last = Some(Report { at: now, state, settled });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_shared::event::WorkerName;
+    use rollcall_shared::store::Clock;
+    use sea_orm::ConnectionTrait as _;
+
+    use super::*;
+    use crate::recordings::tests::Database;
+
+    #[tokio::test]
+    async fn who_is_alive_is_the_databases_clock_to_say() {
+        for database in Database::each().await {
+            let db = &database.connection;
+            let worker = AnyWorker::Events(WorkerName::Rooms);
+            let (mut heartbeat, _) = Heartbeat::of(worker, db.clone(), InHand::default(), Obstacles::default());
+            heartbeat.report(heartbeat.state()).await.unwrap();
+            let process = oversight::processes(db).await.unwrap().remove(0);
+            assert_eq!((process.worker.as_str(), process.state.as_str()), ("rooms", oversight::TAKING));
+            assert!(process.is_alive() && (-0.1..10.0).contains(&process.silent_seconds), "{process:?}");
+
+            // As it is a while later.
+            let later = |time| Clock::of(db).before(Duration::from_secs(time));
+            let silent = format!("UPDATE worker_process SET started_at = {}, seen_at = {}", later(90), later(40));
+            db.execute_unprepared(&silent).await.unwrap();
+            let process = oversight::processes(db).await.unwrap().remove(0);
+            assert!(!process.is_alive() && (40.0..50.0).contains(&process.silent_seconds), "{process:?}");
+
+            // What it reports again is when it was seen, and not when it started.
+            heartbeat.report(oversight::PAUSED.into()).await.unwrap();
+            let process = oversight::processes(db).await.unwrap().remove(0);
+            assert!(process.is_alive() && (90.0..100.0).contains(&process.running_seconds), "{process:?}");
+            assert_eq!(process.state, oversight::PAUSED);
+            oversight::forget_the_old(db).await.unwrap();
+            assert_eq!(oversight::processes(db).await.unwrap().len(), 1);
+            let forgotten = format!("UPDATE worker_process SET seen_at = {}", later(8 * 24 * 3600));
+            db.execute_unprepared(&forgotten).await.unwrap();
+            oversight::forget_the_old(db).await.unwrap();
+            assert_eq!(oversight::processes(db).await.unwrap(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_silent_keeps_no_heartbeat_from_ending() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("rollcall.db").display());
+        let url = rollcall_shared::config::SecretUrl::parse(&url).unwrap();
+        let db = rollcall_shared::store::connect(&url, 1).await.unwrap();
+        // The one connection that there is.
+        let held = rollcall_shared::store::begin(&db).await.unwrap();
+        let worker = AnyWorker::DeadLetters;
+        let (heartbeat, _) = Heartbeat::of(worker, db, InHand::default(), Obstacles::default());
+        let stop = CancellationToken::new();
+        let beating = tokio::spawn(heartbeat.run(stop.clone()));
+        tokio::task::yield_now().await;
+        stop.cancel();
+        let limit = FAREWELL + Duration::from_secs(1);
+        timeout(limit, beating).await.expect("it waits for the database").unwrap();
+        held.rollback().await.unwrap();
     }
 }

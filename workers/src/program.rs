@@ -11,6 +11,7 @@ use rollcall_shared::store::{self, ErrorKind};
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -100,11 +101,11 @@ async fn run_dead_letters(
     surroundings: Surroundings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (keep, stopped) = (settings.dead_letters.keep, stop.clone());
-    oversee(AnyWorker::DeadLetters, settings, surroundings, stop, |surroundings, oversight| {
+    let keep = settings.dead_letters.keep;
+    oversee(AnyWorker::DeadLetters, settings, surroundings, stop, |surroundings, oversight, stop| {
         let Surroundings { queue, db, obstacles, .. } = surroundings;
         let Oversight { in_hand, paused } = oversight;
-        DeadLetters { queue, db, keep, in_hand, obstacles, paused }.run(stopped)
+        DeadLetters { queue, db, keep, in_hand, obstacles, paused }.run(stop)
     })
     .await
 }
@@ -119,9 +120,9 @@ pub async fn run_worker<W: Worker>(
     surroundings: Surroundings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (retry, limits, stopped) = (settings.retry(W::NAME).clone(), limits(W::NAME, settings), stop.clone());
-    oversee(AnyWorker::Events(W::NAME), settings, surroundings, stop, |surroundings, oversight| {
-        runner::run(worker, surroundings, oversight, retry, limits, stopped)
+    let (retry, limits) = (settings.retry(W::NAME).clone(), limits(W::NAME, settings));
+    oversee(AnyWorker::Events(W::NAME), settings, surroundings, stop, |surroundings, oversight, stop| {
+        runner::run(worker, surroundings, oversight, retry, limits, stop)
     })
     .await
 }
@@ -132,29 +133,54 @@ async fn oversee<F>(
     settings: &Settings,
     surroundings: Surroundings,
     stop: CancellationToken,
-    work: impl FnOnce(Surroundings, Oversight) -> F,
+    work: impl FnOnce(Surroundings, Oversight, CancellationToken) -> F,
 ) -> anyhow::Result<()>
 where
     F: Future<Output = Result<(), QueueError>> + Send + 'static,
 {
-    let (in_hand, gone) = (InHand::default(), CancellationToken::new());
+    let (in_hand, gone, stop) = (InHand::default(), CancellationToken::new(), stop.child_token());
     let Surroundings { db, obstacles, .. } = &surroundings;
     let (heartbeat, paused) = Heartbeat::of(program, db.clone(), in_hand.clone(), obstacles.clone());
     // One that shall rest takes nothing first.
-    heartbeat.ask().await;
+    stop.run_until_cancelled(heartbeat.ask()).await;
     let beating = tokio::spawn(heartbeat.run(gone.clone()));
-    let mut running = tokio::spawn(work(surroundings, Oversight { in_hand, paused }));
+    let running = tokio::spawn(work(surroundings, Oversight { in_hand, paused }, stop.clone()));
     info!(worker = %program, "started");
-    let ended = tokio::select! {
-        ended = &mut running => Some(ended),
-        () = stop.cancelled() => timeout(settings.workers.drain_timeout, running).await.ok(),
+    until_ended(running, beating, stop, gone, settings.workers.drain_timeout).await
+}
+
+/// Waits for the work to end: by itself, or within `drain_timeout` of `stop`. Then the heartbeat is `gone`. Where that ends
+/// first, nobody would hear of a pause any more: the work ends with it.
+async fn until_ended(
+    mut running: JoinHandle<Result<(), QueueError>>,
+    mut beating: JoinHandle<()>,
+    stop: CancellationToken,
+    gone: CancellationToken,
+    drain_timeout: Duration,
+) -> anyhow::Result<()> {
+    let (ended, beaten) = tokio::select! {
+        ended = &mut running => (Some(ended), None),
+        beaten = &mut beating => {
+            stop.cancel();
+            (timeout(drain_timeout, running).await.ok(), Some(beaten))
+        }
+        () = stop.cancelled() => (timeout(drain_timeout, running).await.ok(), None),
     };
     gone.cancel();
-    beating.await.context("the heartbeat failed")?;
+    let has_failed = beaten.is_some();
+    let beaten = match beaten {
+        Some(beaten) => beaten,
+        None => beating.await,
+    };
     match ended {
-        Some(ended) => Ok(ended??),
+        Some(ended) => ended??,
         None => bail!("what was under way did not end within workers.drain_timeout; it will be delivered again"),
     }
+    beaten.context("the heartbeat failed")?;
+    if has_failed {
+        bail!("the heartbeat has ended");
+    }
+    Ok(())
 }
 
 /// A recording is a job of its own; the others take many events in one transaction, one transaction at a time.
@@ -181,4 +207,38 @@ pub fn connections(program: AnyWorker, settings: &Settings) -> u32 {
         AnyWorker::DeadLetters => 1,
     };
     u32::try_from(batches + SPARE).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// Work that ends when it is told to.
+    fn work(stop: &CancellationToken) -> JoinHandle<Result<(), QueueError>> {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            Ok(())
+        })
+    }
+
+    #[tokio::test]
+    async fn a_worker_does_not_outlive_its_heartbeat() {
+        for beating in [tokio::spawn(async { panic!("a fault") }), tokio::spawn(async {})] {
+            let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
+            let ended = timeout(LIMIT, until_ended(work(&stop), beating, stop, gone, LIMIT)).await;
+            let error = ended.expect("it goes on, deaf to pauses").unwrap_err();
+            assert!(error.to_string().contains("the heartbeat"), "{error:#}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_heartbeat_ends_after_its_worker() {
+        let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
+        let beating = tokio::spawn(gone.clone().cancelled_owned());
+        stop.cancel();
+        timeout(LIMIT, until_ended(work(&stop), beating, stop, gone, LIMIT)).await.unwrap().unwrap();
+    }
 }

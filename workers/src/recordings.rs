@@ -476,4 +476,4 @@ fn within(what: impl std::fmt::Display + Send + Sync + 'static, failure: Failure
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,10 +5,11 @@
 //!
 //! - `finding`: what a check says, for people and for machines;
 //! - `user`: who asks;
-//! - `queue`, `database`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
+//! - `queue`, `database`, `dead_letters`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
 //!   checks, by what they look at.
 
 mod database;
+mod dead_letters;
 mod finding;
 mod queue;
 mod recordings;
@@ -39,7 +40,7 @@ const LITTLE_ROOM: u64 = 1 << 30;
 
 /// Try out everything that Rollcall needs, and say what is wrong and what to do.
 ///
-/// The settings, the queue, the database, the storage, ffprobe and ffmpeg, each PlugNMeet server, and the ingress, which gets a
+/// The settings, the queue, the database, dead letters, the storage, ffprobe and ffmpeg, each PlugNMeet server, and the ingress, which gets a
 /// signed event that it ignores. One line each: ✓ is well, ✗ is not, ! deserves a look. Run it where Rollcall runs, as its user,
 /// in its folder.
 ///
@@ -70,7 +71,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
             let todo = "put it right; what follows can only be checked then";
             tell(&mut findings, &args, vec![Finding::failed("settings", error, todo)])?;
             let not_made = |check| Finding::not_made(check, "the settings cannot be read");
-            let others = ["queue", "database", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"];
+            let others = ["queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"];
             tell(&mut findings, &args, others.map(not_made).to_vec())?;
         }
     }
@@ -94,6 +95,7 @@ fn checks<'a>(settings: &'a Settings, args: &'a Args) -> Vec<BoxFuture<'a, Vec<F
     let mut checks = vec![
         queue::check(settings).boxed(),
         in_time("database", database::check(settings)).boxed(),
+        in_time("dead letters", dead_letters::check(settings)).boxed(),
         in_time("storage", recordings::storage(settings)).boxed(),
         in_time("ffprobe", recordings::ffprobe(settings)).boxed(),
         in_time("ffmpeg", recordings::ffmpeg(settings)).boxed(),

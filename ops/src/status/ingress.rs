@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rollcall_shared::causes::in_one_line;
 use rollcall_shared::telemetry::rejections::{self, RejectedRequest, Rejections};
 use serde::Serialize;
 
@@ -53,11 +54,7 @@ pub(super) struct Spool {
 impl Ingress {
     pub(super) async fn ask(http: &reqwest::Client, address: &str) -> Self {
         let shown = shown(http, address).await;
-        Self {
-            address: address.to_owned(),
-            unreachable: shown.as_ref().err().map(|error| format!("{error:#}")),
-            shown: shown.ok(),
-        }
+        Self { address: address.to_owned(), unreachable: shown.as_ref().err().map(in_one_line), shown: shown.ok() }
     }
 }
 

@@ -1,41 +1,41 @@
 //! `rollcall status`: how everything is doing, on one screen.
 //!
-//! - [`look`] asks the queue, the database and the ingresses, each of which may be away;
+//! - [`snapshot`] asks the queue, the database and the ingresses, each of which may be away;
 //! - [`ingress`] is what an ingress shows at its admin address;
 //! - [`attention`] is what of it needs a person;
 //! - [`screen`] is how it is shown.
 
 mod attention;
 mod ingress;
-mod look;
 mod screen;
+mod snapshot;
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
+use console::Term;
 use rollcall_shared::config::Settings;
 use rollcall_shared::shutdown;
-use rollcall_shared::store::entity::worker_process::Model as Process;
 use tokio::time::sleep;
 
-use self::look::{Look, Sources};
+use self::snapshot::{Snapshot, Sources};
 use crate::output;
 
-/// What a worker that rests calls its state.
-pub(crate) const PAUSED: &str = "paused";
-/// How long a worker may say nothing before it is taken for dead: it tells every ten seconds.
-const SILENCE: TimeDelta = TimeDelta::seconds(30);
-/// From one look to the next: what came in between is the rate.
+/// From the first snapshot to the second: what came in between is the rate.
 const BETWEEN: Duration = Duration::from_secs(1);
+/// Over how long it is watched whether what waits becomes more.
+const TREND: TimeDelta = TimeDelta::minutes(3);
 
 /// Show how everything is doing: queues, workers, the ingress, recordings, and what needs a person.
 ///
-/// Rates are per second. What nobody tells is shown as –: a broker tells how much workers have in hand, and how fast events come
-/// in, only with its management plugin (queue.management_url).
+/// Rates are per second. What is in flight, and how fast it is settled, is what the workers report every ten seconds; how fast
+/// events come in is what the ingresses that were asked have accepted. With the broker's management plugin (queue.management_url),
+/// the broker tells what is in flight and what comes in, by whichever way. What nobody tells is shown as –.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Show it again and again, until Ctrl-C.
@@ -54,43 +54,61 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let settings = Settings::load(config)?;
-    let mut sources = Sources::of(settings, args.ingresses)?;
-    let before = sources.look(None).await;
+    let mut watch = Watch { sources: Sources::of(settings, args.ingresses)?, seen: VecDeque::new() };
+    watch.next().await;
     sleep(BETWEEN).await;
-    let mut look = look_after(&mut sources, &before).await;
     if !args.watch {
+        let snapshot = watch.next().await;
         if args.json {
-            output::print(serde_json::to_string_pretty(&look)?)?;
+            output::print(serde_json::to_string_pretty(snapshot)?)?;
         } else {
-            output::print(screen::render(&look))?;
+            output::print(screen::render(snapshot))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     let screen = Screen::open(!args.json && io::stdout().is_terminal())?;
     loop {
+        let Some(snapshot) = stop.run_until_cancelled(watch.next()).await else { break };
         if args.json {
-            output::print(serde_json::to_string(&look)?)?;
+            output::print(serde_json::to_string(snapshot)?)?;
         } else {
-            screen.show(&screen::render(&look))?;
+            screen.show(&screen::render(snapshot))?;
         }
         if stop.run_until_cancelled(sleep(args.every)).await.is_none() {
-            return Ok(ExitCode::SUCCESS);
+            break;
         }
-        look = look_after(&mut sources, &look).await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One snapshot after another.
+struct Watch {
+    sources: Sources,
+    /// The latest is the last, and the first is at least [`TREND`] older, if there was one.
+    seen: VecDeque<Snapshot>,
+}
+
+impl Watch {
+    /// The next one, with what needs a person.
+    async fn next(&mut self) -> &Snapshot {
+        let mut snapshot = self.sources.snapshot(self.seen.back()).await;
+        let is_old = |seen: &Snapshot| snapshot.at - seen.at >= TREND;
+        while self.seen.get(1).is_some_and(is_old) {
+            self.seen.pop_front();
+        }
+        if let Some(before) = self.seen.back() {
+            snapshot.attention = attention::of(&snapshot, before, self.seen.front().filter(|seen| is_old(seen)));
+        }
+        self.seen.push_back(snapshot);
+        self.seen.back().expect("it was pushed")
     }
 }
 
-/// A look that comes after another one, with what needs a person.
-async fn look_after(sources: &mut Sources, before: &Look) -> Look {
-    let mut look = sources.look(Some(before)).await;
-    look.attention = attention::of(&look, before);
-    look
-}
-
-/// Whether a process has told of late that it runs.
-pub(crate) fn is_alive(process: &Process, now: DateTime<Utc>) -> bool {
-    now - process.seen_at < SILENCE
+/// A time that the database measured.
+fn seconds(seconds: f64) -> TimeDelta {
+    #[expect(clippy::cast_possible_truncation, reason = "nothing runs for longer than an i64 of seconds")]
+    TimeDelta::seconds(seconds as i64)
 }
 
 /// A terminal that is given back as it was.
@@ -113,7 +131,8 @@ impl Screen {
         if !self.is_terminal {
             return output::print(format_args!("{text}\n"));
         }
-        let lines = text.replace('\n', "\x1b[K\r\n");
+        let (rows, columns) = Term::stdout().size();
+        let lines = screen::cut(text, rows.into(), columns.into()).replace('\n', "\x1b[K\r\n");
         self.write(&format!("\x1b[H{lines}\x1b[K\x1b[J"))
     }
 

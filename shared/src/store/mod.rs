@@ -1,5 +1,6 @@
-//! The database that integrators read: connecting to it, its tables ([`entity`]), and what its errors mean.
+//! The database that integrators read: connecting to it, its tables ([`entity`]), its time, and what its errors mean.
 
+mod clock;
 pub mod entity;
 mod transaction;
 
@@ -16,6 +17,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, Error as SqlxError, PgConnection};
 use tokio::time::timeout;
 
+pub use self::clock::Clock;
 pub use self::transaction::{Failed, in_time, transaction};
 use crate::config::SecretUrl;
 

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
+use rollcall_shared::store::Clock;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, Statement, Value};
 use uuid::Uuid;
 
 use crate::cause::{self, Told};
@@ -56,7 +57,7 @@ impl Lease {
     }
 
     async fn take(&self, db: &impl ConnectionTrait) -> Result<bool, DbErr> {
-        let clock = Clock(db.get_database_backend());
+        let clock = Clock::of(db);
         // A second job waits here for the first one's commit and then sees its row.
         let sql = format!(
             "INSERT INTO recording_lease (recording_id, holder, expires_at) VALUES ($1, $2, {after}) \
@@ -86,7 +87,7 @@ impl Lease {
 
     /// Holds the lease for another while; `false` if somebody else has it. One that has run out and that nobody took will do.
     async fn renew(&self) -> Result<bool, Failure> {
-        let after = Clock(self.db.get_database_backend()).after(self.length);
+        let after = Clock::of(&self.db).after(self.length);
         let sql = format!("UPDATE recording_lease SET expires_at = {after} WHERE recording_id = $1 AND holder = $2");
         in_time(async { Ok(self.change(&self.db, sql).await?) }).await
     }
@@ -137,27 +138,6 @@ pub(super) async fn holders(db: &DatabaseConnection) -> Result<Vec<String>, Fail
 async fn execute<const N: usize>(db: &impl ConnectionTrait, sql: String, values: [Value; N]) -> Result<u64, DbErr> {
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
     Ok(db.execute_raw(statement).await?.rows_affected())
-}
-
-/// The database's own time, in its own words. SQLite keeps times as text, here in the form that sqlx writes.
-struct Clock(DbBackend);
-
-impl Clock {
-    fn now(&self) -> String {
-        match self.0 {
-            DbBackend::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')".into(),
-            // Not now(), which is when the transaction began: it may have waited for a lock since.
-            _ => "clock_timestamp()".into(),
-        }
-    }
-
-    fn after(&self, time: Duration) -> String {
-        let seconds = time.as_secs_f64();
-        match self.0 {
-            DbBackend::Sqlite => format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+{seconds:.3} seconds')"),
-            _ => format!("clock_timestamp() + interval '{seconds:.3} seconds'"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -55,8 +55,8 @@ impl Server {
 }
 
 /// A migrated database of a test's own.
-pub(super) struct Database {
-    pub(super) connection: DatabaseConnection,
+pub(crate) struct Database {
+    pub(crate) connection: DatabaseConnection,
     _folder: TempDir,
 }
 
@@ -68,7 +68,7 @@ impl Database {
     }
 
     /// SQLite, and PostgreSQL where the tests are given one.
-    pub(super) async fn each() -> Vec<Self> {
+    pub(crate) async fn each() -> Vec<Self> {
         let mut databases = vec![Self::sqlite().await];
         if let Ok(server) = std::env::var("ROLLCALL_TEST_POSTGRES_URL") {
             let name = format!("rec_{}", uuid::Uuid::new_v4().simple());
