@@ -1,14 +1,11 @@
 //! Why what was sent back may wait for long: its worker does not run, or rests.
 
-use chrono::Utc;
 use rollcall_shared::dead_letters::replay;
 use rollcall_shared::event::AnyWorker;
-use rollcall_shared::oversight;
+use rollcall_shared::oversight::{self, Process};
 use rollcall_shared::store::entity::worker_pause::Model as Pause;
-use rollcall_shared::store::entity::worker_process::Model as Process;
 use sea_orm::{DatabaseConnection, DbErr};
 
-use crate::status::is_alive;
 use crate::table::exactly;
 
 /// What keeps the rest of a run from being applied, or from being told that it died again; a line each, with the way out.
@@ -19,8 +16,7 @@ pub(super) async fn of_run(db: &DatabaseConnection, run: &str) -> Result<Vec<Str
     let awaited = replay::awaited(db, run).await?;
     let pauses = oversight::pauses(db).await?;
     let processes = oversight::processes(db).await?;
-    let now = Utc::now();
-    let alive: Vec<_> = processes.into_iter().filter(|process| is_alive(process, now)).collect();
+    let alive: Vec<_> = processes.into_iter().filter(Process::is_alive).collect();
     let storing = (!awaited.is_empty()).then_some(AnyWorker::DeadLetters.as_str());
     let workers = awaited.iter().map(String::as_str).chain(storing);
     Ok(workers.filter_map(|worker| of_worker(worker, &pauses, &alive)).collect())
@@ -41,28 +37,28 @@ fn of_worker(worker: &str, pauses: &[Pause], alive: &[Process]) -> Option<String
 
 #[cfg(test)]
 mod tests {
+    use chrono::Utc;
+
     use super::*;
 
     #[test]
     fn a_worker_that_rests_or_does_not_run_is_named_with_the_way_out() {
-        let now = Utc::now();
         let process = Process {
-            id: "p".into(),
             worker: "rooms".into(),
             host: "h".into(),
             pid: 1,
             version: "0".into(),
             state: "taking".into(),
-            started_at: now,
-            seen_at: now,
             in_flight: 0,
             settled: 0,
             rate: 0.0,
             oldest_received_at: None,
+            running_seconds: 1.0,
+            silent_seconds: 1.0,
         };
         let pause = Pause {
             worker: "attendance".into(),
-            paused_at: now,
+            paused_at: Utc::now(),
             paused_by: "sara".into(),
             reason: Some("exam".into()),
         };
