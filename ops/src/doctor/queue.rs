@@ -266,8 +266,6 @@ mod tests {
             unacknowledged: Some(0),
             consumers: Some(1),
             publish_rate: 0.0,
-            deliver_rate: 0.0,
-            ack_rate: 0.0,
             consumer_timeout: Some(ConsumerTimeout {
                 limit: Duration::from_secs(seconds),
                 policy: policy.map(str::to_owned),

@@ -345,7 +345,7 @@ mod tests {
             ingress(|shown| {
                 shown.spool = Some(Spool { events: 3, oldest_seconds: 9.0, bytes: 99, is_open: true });
             }),
-            ingress(|shown| shown.spool = Some(Spool { events: 3, oldest_seconds: 9.0, bytes: 99, is_open: false })),
+            ingress(|shown| shown.spool = Some(Spool { events: 4, oldest_seconds: 9.0, bytes: 99, is_open: false })),
         ];
         let said = alone(&now);
         assert_eq!(said.len(), 3, "{said:?}");

@@ -42,9 +42,6 @@ pub enum State {
 }
 
 impl State {
-    /// Every state.
-    pub const ALL: [Self; 4] = [Self::Dead, Self::Replaying, Self::Applied, Self::Dropped];
-
     /// As it stands in the database and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,10 +50,5 @@ impl State {
             Self::Applied => "applied",
             Self::Dropped => "dropped",
         }
-    }
-
-    /// The state of this word.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 }

@@ -44,10 +44,6 @@ pub struct QueueState {
     pub consumers: Option<u64>,
     /// How many messages a second come in.
     pub publish_rate: f64,
-    /// How many messages a second are given out, those that come back included.
-    pub deliver_rate: f64,
-    /// How many messages a second are acknowledged.
-    pub ack_rate: f64,
     /// How long a consumer may keep a message, where that was set for this queue. What the broker has for all queues
     /// (`consumer_timeout` in rabbitmq.conf, half an hour unless told) the plugin does not tell.
     pub consumer_timeout: Option<ConsumerTimeout>,
@@ -205,10 +201,6 @@ struct Item {
 struct MessageStats {
     #[serde(default)]
     publish_details: Details,
-    #[serde(default)]
-    deliver_get_details: Details,
-    #[serde(default)]
-    ack_details: Details,
 }
 
 #[derive(Default, Deserialize)]
@@ -225,8 +217,6 @@ impl From<Item> for QueueState {
             unacknowledged: item.messages_unacknowledged,
             consumers: item.consumers,
             publish_rate: item.message_stats.publish_details.rate,
-            deliver_rate: item.message_stats.deliver_get_details.rate,
-            ack_rate: item.message_stats.ack_details.rate,
             consumer_timeout,
         }
     }
@@ -277,12 +267,12 @@ mod tests {
     fn the_shorter_consumer_timeout_is_the_one_that_counts() {
         let timeout = |arguments: &str, policy: &str| {
             let item = format!(
-                r#"{{"name":"q","messages_ready":3,"message_stats":{{"ack":9,"ack_details":{{"rate":1.5}}}},
+                r#"{{"name":"q","messages_ready":3,"message_stats":{{"publish":9,"publish_details":{{"rate":1.5}}}},
                 "arguments":{arguments},"policy":"strict","effective_policy_definition":{policy}}}"#
             );
             let item: Item = serde_json::from_str(&item).unwrap();
             let state = QueueState::from(item);
-            assert_eq!((state.ready, state.consumers, state.ack_rate), (Some(3), None, 1.5));
+            assert_eq!((state.ready, state.consumers, state.publish_rate), (Some(3), None, 1.5));
             state.consumer_timeout.map(|timeout| (timeout.limit.as_secs(), timeout.policy))
         };
         let strict = Some("strict".to_owned());
