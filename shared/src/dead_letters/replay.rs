@@ -142,8 +142,8 @@ impl Run {
 
     /// Says of letters that they were sent.
     async fn mark(&self, db: &DatabaseConnection, filter: &Filter, sent: &[Replay]) -> Result<(), DbErr> {
-        let waits = |state: &State| matches!(state, State::Dead | State::Replaying) || filter.takes(state.as_str());
-        let from: Vec<_> = State::ALL.into_iter().filter(waits).collect();
+        let mut from = vec![State::Dead, State::Replaying];
+        from.extend([State::Applied, State::Dropped].into_iter().filter(|state| filter.takes(state.as_str())));
         let mut by_number: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
         for replay in sent {
             by_number.entry(replay.number).or_default().push(replay.dead_letter_id);
