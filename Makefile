@@ -10,6 +10,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 CARGO_DENY_VERSION := 0.20.2
 with_services := deploy/dev/with-services
+# Where cargo puts what it builds.
+built := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help demo demo-on-servers test soak bench lint fmt clippy deny clean ready build
 
@@ -19,11 +21,11 @@ help: ## list these commands
 demo: cargo ## play a class through the whole pipeline, and say what came of it
 	@deploy/dev/install ffmpeg cc
 	cargo build --bin rollcall
-	target/debug/rollcall demo --dir target/demo
+	$(built)/debug/rollcall demo --dir target/demo
 
 demo-on-servers: ready ## the same on RabbitMQ and PostgreSQL
 	cargo build --workspace --bins
-	$(with_services) sh -c 'exec target/debug/rollcall demo --dir target/demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
+	$(with_services) sh -c 'exec $(built)/debug/rollcall demo --dir target/demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
 
 test: ready build ## run every test (the long fault runs are `make soak`)
 	$(with_services) cargo test --workspace
@@ -36,7 +38,7 @@ soak: ready ## run the tests that take long, on a release build
 bench: ready ## measure throughput and memory
 	deploy/dev/install curl time
 	cargo build --release --workspace
-	$(with_services) target/release/rollcall-bench
+	$(with_services) $(built)/release/rollcall-bench
 
 lint: fmt clippy deny ## check formatting, clippy and the dependencies
 

@@ -99,6 +99,14 @@ impl School {
         failure::Entity::find().order_by_asc(failure::Column::FailedAt).all(&self.installation.db).await.unwrap()
     }
 
+    async fn has_failed_twice(&self) {
+        eventually(LIMIT, || async {
+            let failures = self.failures().await.len();
+            if failures == 2 { Ok(()) } else { Err(format!("{failures} failures")) }
+        })
+        .await;
+    }
+
     fn queue(&self) -> Queue {
         rollcall_shared::tls::use_ring();
         Queue::open(&self.installation.load_settings().queue, "the tests").unwrap()
@@ -230,11 +238,7 @@ async fn a_replay_that_dies_again_is_the_same_row(installation: Installation) {
     let storing = school.installation.spawn("rollcall-worker", &["dead-letters"]);
     let worker = school.installation.worker("attendance").await;
     school.replay(&dead[0], 1, "not even JSON").await;
-    eventually(LIMIT, || async {
-        let failures = school.failures().await.len();
-        if failures == 2 { Ok(()) } else { Err(format!("{failures} failures")) }
-    })
-    .await;
+    school.has_failed_twice().await;
     let row = school.becomes("dead").await;
     assert_eq!((row.id, row.replays, row.cause.as_str()), (dead[0].id, 1, "body-unreadable"));
     assert!(row.last_failed_at > dead[0].last_failed_at);
@@ -260,11 +264,7 @@ async fn what_was_applied_stays_applied_whatever_a_copy_of_it_does(installation:
     message.replay = Some(Replay { dead_letter_id: dead[0].id, number: 1 });
     let sender = school.queue().sender().await.unwrap();
     sender.send(WorkerName::Attendance, message, LIMIT).await.unwrap();
-    eventually(LIMIT, || async {
-        let failures = school.failures().await.len();
-        if failures == 2 { Ok(()) } else { Err(format!("{failures} failures")) }
-    })
-    .await;
+    school.has_failed_twice().await;
     let row = school.rows().await.remove(0);
     assert_eq!((row.state.as_str(), row.replays), ("applied", 1));
     worker.stop().await;

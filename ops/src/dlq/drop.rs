@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rollcall_shared::dead_letters::{By, Filter, State, change, find};
-use serde_json::json;
+use rollcall_shared::dead_letters::{By, State, change, find};
 
 use super::left_out::LeftOut;
+use super::outcome::Outcome;
 use super::select::SelectSome;
-use super::{Tool, ask_if_many, letters, none};
-use crate::output;
+use super::{Tool, ask_if_many, letters};
 use crate::progress::Progress;
 use crate::who::Who;
 
@@ -45,27 +44,11 @@ pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
     let progress = Progress::new("dropping", count);
     let dropped = change::drop_all(&tool.db, &filter, &by, |more| progress.add(more)).await?;
     std::mem::drop(progress);
-    let changed = count.saturating_sub(dropped);
-    let mut json = json!({ "dropped": dropped, "not_dropped": changed + left_out.there() });
-    left_out.add_to(&mut json);
-    if !tool.printed_json(&json)? {
-        tell(tool, &filter, dropped, changed).await?;
-    }
-    left_out.tell();
-    Ok(if left_out.has_missing() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-async fn tell(tool: &Tool, filter: &Filter, dropped: u64, changed: u64) -> Result<()> {
-    if dropped > 0 {
-        output::print(format_args!(
-            "{} dropped; `rollcall dlq restore` with the same ids or options takes it back",
-            letters(dropped)
-        ))?;
-    } else {
-        output::print(format_args!("{}: nothing was dropped", none(tool, filter).await?))?;
-    }
-    if changed > 0 {
-        output::print(format_args!("{} not: somebody has changed them meanwhile", letters(changed)))?;
-    }
-    Ok(())
+    let outcome = Outcome {
+        done: "dropped",
+        hint: "`rollcall dlq restore` with the same ids or options takes it back",
+        found: count,
+        changed: dropped,
+    };
+    outcome.tell(tool, &filter, &left_out).await
 }

@@ -14,6 +14,7 @@ mod import;
 mod left_out;
 mod list;
 mod note;
+mod outcome;
 mod replay;
 mod restore;
 mod select;

@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rollcall_shared::dead_letters::{By, Filter, State, change, find};
-use serde_json::json;
+use rollcall_shared::dead_letters::{By, State, change, find};
 
 use super::left_out::LeftOut;
+use super::outcome::Outcome;
 use super::select::SelectSome;
-use super::{Tool, ask_if_many, letters, none};
-use crate::output;
+use super::{Tool, ask_if_many, letters};
 use crate::progress::Progress;
 use crate::who::Who;
 
@@ -42,27 +41,11 @@ pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
     let progress = Progress::new("restoring", count);
     let restored = change::restore_all(&tool.db, &filter, &by, |more| progress.add(more)).await?;
     std::mem::drop(progress);
-    let changed = count.saturating_sub(restored);
-    let mut json = json!({ "restored": restored, "not_restored": changed + left_out.there() });
-    left_out.add_to(&mut json);
-    if !tool.printed_json(&json)? {
-        tell(tool, &filter, restored, changed).await?;
-    }
-    left_out.tell();
-    Ok(if left_out.has_missing() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-async fn tell(tool: &Tool, filter: &Filter, restored: u64, changed: u64) -> Result<()> {
-    if restored > 0 {
-        output::print(format_args!(
-            "{} restored; `rollcall dlq replay` with the same ids or options sends them back",
-            letters(restored)
-        ))?;
-    } else {
-        output::print(format_args!("{}: nothing was restored", none(tool, filter).await?))?;
-    }
-    if changed > 0 {
-        output::print(format_args!("{} not: somebody has changed them meanwhile", letters(changed)))?;
-    }
-    Ok(())
+    let outcome = Outcome {
+        done: "restored",
+        hint: "`rollcall dlq replay` with the same ids or options sends them back",
+        found: count,
+        changed: restored,
+    };
+    outcome.tell(tool, &filter, &left_out).await
 }

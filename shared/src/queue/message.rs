@@ -101,7 +101,7 @@ pub struct Death {
 }
 
 /// What a dead message is said to have died of that killed whoever had it.
-pub const POISON: &str = "poison";
+pub(super) const POISON: &str = "poison";
 
 /// A message that was taken out of the queue by somebody else than the worker that it was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
