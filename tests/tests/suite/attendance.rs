@@ -1,7 +1,5 @@
 //! `rollcall attendance rebuild` derives people's rows again: those that are meant, as they must be, beside everything else.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! A sender of webhooks that can be as slow and as wrong as a test wants.
 
-#![allow(dead_code, reason = "each test program uses its part")]
-
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! Classes as they happened, in any order, twice, and with events missing, end in the rows that they must.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use rand::SeedableRng as _;

@@ -1,7 +1,5 @@
 //! `rollcall status`, `pause`, `resume` and `purge`, as an operator types them.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use chrono::Utc;

@@ -1,6 +1,5 @@
 //! The ingress's spool: a broker that is away, frozen, or back too late, and nobody who posts notices.
 
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "what a run came to is shown")]
 
 use std::collections::BTreeSet;

@@ -1,13 +1,10 @@
 //! What a sender sees on its connection, without a broker: answers, limits, time-outs, drain.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{KEY, PATH, SECRET, Sender, UNWANTED, WANTED, hmac, no_broker, request, token, webhook};
 use rollcall_ingress::Timeouts;
 use rollcall_ingress::rejections::LastRejections;
 use rollcall_ingress::server::Server;
@@ -15,7 +12,6 @@ use rollcall_ingress::webhook::Webhooks;
 use rollcall_shared::config::{self, Ingress, SecretUrl, Spool};
 use rollcall_shared::queue::Queue;
 use rollcall_shared::signature::{ServerKeys, Verifier};
-use support::{KEY, PATH, SECRET, Sender, UNWANTED, WANTED, hmac, no_broker, request, token, webhook};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

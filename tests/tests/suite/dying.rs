@@ -1,8 +1,6 @@
 //! What dies is in the table, once; what is sent back and applied is marked as such, what dies again is the same row; and
 //! workers say that they run, and rest when they shall.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

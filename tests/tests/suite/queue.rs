@@ -1,7 +1,5 @@
 //! How the queue behaves, whichever the back end: each behaviour over RabbitMQ and in a file.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

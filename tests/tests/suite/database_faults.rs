@@ -1,7 +1,5 @@
 //! A database that goes, comes back, falls silent, or takes no writes: nothing is lost, and no event is to blame.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

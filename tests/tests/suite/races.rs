@@ -1,8 +1,6 @@
 //! A room's end racing the joins and leaves of its people, over several processes; and all of them racing whoever derives
 //! people's rows again.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};

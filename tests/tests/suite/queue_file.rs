@@ -1,7 +1,6 @@
 //! Files and disks that cannot be used, and `rollcall up`, which needs nothing else: as somebody sees them who starts programs in
 //! a folder.
 
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "what this machine does not let us test is told")]
 
 use std::fs;

@@ -1,7 +1,6 @@
 //! A hundred thousand dead letters: seen at once, sent back fast and in little memory, and each applied once although the
 //! command is killed in the middle. `make soak` runs it.
 
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "what was measured is told")]
 
 use std::time::{Duration, Instant};

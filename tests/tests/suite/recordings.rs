@@ -1,7 +1,5 @@
 //! Recordings over a server that does what servers do: not ready yet, busy, slow, broken, gone.
 
-#![allow(clippy::unwrap_used)]
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,16 +1,12 @@
 //! The program itself, without a broker: how it starts, what it shows, how it stops.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::support::{self, KEY, SECRET, Sender, UNWANTED, WANTED, no_broker, request, webhook};
 use rollcall_shared::telemetry::rejections::Rejections;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{KEY, SECRET, Sender, UNWANTED, WANTED, no_broker, request, webhook};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};

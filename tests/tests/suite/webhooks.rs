@@ -1,7 +1,5 @@
 //! Webhooks at the door: which are taken in, what becomes of their bytes, and who is turned away.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;

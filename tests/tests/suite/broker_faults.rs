@@ -1,7 +1,5 @@
 //! A broker that goes, comes back, is short of memory, or lacks what was declared on it.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! `rollcall doctor` finds what is wrong, names it and the way out, tells no password, and is content where all is well.
 
-#![allow(clippy::unwrap_used)]
-
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};

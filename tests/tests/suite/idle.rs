@@ -1,6 +1,5 @@
 //! Connections that are silent: those between two webhooks stay, those that never say what they want go.
 
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "the memory of so many connections is a figure to be read")]
 
 use std::net::SocketAddr;

@@ -1,7 +1,5 @@
 //! The schema goes up and down again, on both databases, by the operator's tool.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 
 use rollcall_migrations::{Migrator, MigratorTrait as _};

@@ -1,7 +1,5 @@
 //! Programs that cannot do their work say what is wrong and how to put it right, and no password.
 
-#![allow(clippy::unwrap_used)]
-
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};

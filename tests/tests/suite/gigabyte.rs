@@ -1,6 +1,6 @@
 //! A recording of a gibibyte: how much memory it takes, and how its speed compares to `curl -o`. By `make soak`.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};

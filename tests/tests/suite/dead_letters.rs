@@ -1,7 +1,7 @@
 //! `rollcall dlq`: an operator sees what died, mends it, sends it back and sees that it worked; over the command line, with what
 //! the tables say.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

@@ -1,8 +1,6 @@
 //! Programs that die, events that kill, and that nothing is lost, nothing is there twice, and nothing is dead that was not
 //! to blame. What breaks around the programs is in `broker_faults.rs` and `database_faults.rs`.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,0 +1,7 @@
+//! The ingress as a sender of webhooks meets it, without a broker.
+
+#![allow(clippy::unwrap_used)]
+
+mod http;
+mod program;
+mod support;
