@@ -13,7 +13,7 @@ with_services := deploy/dev/with-services
 # Where cargo puts what it builds.
 built := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo demo-on-servers test soak bench lint fmt clippy deny clean ready build
+.PHONY: help demo demo-on-servers test soak bench dist lint fmt clippy deny clean ready build
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,19 @@ bench: ready ## measure throughput and memory
 	deploy/dev/install curl time
 	cargo build --release --workspace
 	$(with_services) $(built)/release/rollcall-bench
+
+programs := rollcall rollcall-ingress rollcall-worker
+
+# Beside what cargo built, which it would not build again if it were stripped in its place.
+dist: cargo ## build what packages and images are made of: stripped, each program's debug info beside it
+	@deploy/dev/install cc
+	cargo build --profile dist --locked $(programs:%=--bin %)
+	mkdir -p $(built)/dist/programs
+	cd $(built)/dist/programs && for program in $(programs); do \
+		objcopy --only-keep-debug ../$$program $$program.debug; \
+		objcopy --strip-all --add-gnu-debuglink=$$program.debug ../$$program $$program; \
+	done
+	ls -l $(built)/dist/programs
 
 lint: fmt clippy deny ## check formatting, clippy and the dependencies
 

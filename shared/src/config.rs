@@ -236,7 +236,7 @@ pub enum UnknownSessions {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// What to log, in tracing's filter language: `info`, `info,rollcall_workers=debug`.
+    /// What to log, a level and levels of parts: `info`, `info,rollcall_workers=debug`.
     pub filter: String,
     /// For people or for machines.
     pub format: LogFormat,

@@ -13,8 +13,10 @@ pub mod trace_context;
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::filter::EnvFilter;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{fmt, registry};
 
 use crate::config::{ConfigError, Log, LogFormat};
 
@@ -35,30 +37,31 @@ pub enum InitError {
 /// The filter cannot be read, or this was called before.
 pub fn init(log: &Log) -> Result<(), InitError> {
     let is_terminal = io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter(&log.filter)?)
+    let wanted = registry().with(filter(&log.filter)?);
+    let lines = fmt::layer()
         .with_ansi(is_terminal)
         // Told on standard error, which is just what cannot be written to: that would be a panic in whoever logs.
         .log_internal_errors(false)
         .with_writer(io::stderr);
     match log.format {
-        LogFormat::Auto if is_terminal => lines.finish().try_init()?,
-        LogFormat::Text => lines.finish().try_init()?,
-        LogFormat::Auto | LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
+        LogFormat::Auto if is_terminal => wanted.with(lines).try_init()?,
+        LogFormat::Text => wanted.with(lines).try_init()?,
+        LogFormat::Auto | LogFormat::Json => wanted.with(lines.json().flatten_event(true)).try_init()?,
     }
     Ok(())
 }
 
 /// Where lapin calls an error what it also returns, raw and on several lines. Its callers say it once, with what to do.
-const QUIET: &str = "lapin::channel=off,lapin::io_loop=off";
+const QUIET: [&str; 2] = ["lapin::channel", "lapin::io_loop"];
 
-fn filter(text: &str) -> Result<EnvFilter, ConfigError> {
-    let quiet = if text.contains("lapin") { "" } else { QUIET };
-    EnvFilter::builder().parse(format!("{quiet},{text}")).map_err(|_| ConfigError::Invalid {
+fn filter(text: &str) -> Result<Targets, ConfigError> {
+    let targets: Targets = text.parse().map_err(|_| ConfigError::Invalid {
         name: "log.filter".into(),
         value: text.into(),
         allowed: "it is a level, and levels of parts after commas: \"info\", \"info,rollcall_workers=debug\"",
-    })
+    })?;
+    let quiet = QUIET.iter().filter(|_| !text.contains("lapin")).map(|target| (*target, LevelFilter::OFF));
+    Ok(targets.with_targets(quiet))
 }
 
 #[cfg(test)]
@@ -68,8 +71,8 @@ mod tests {
     #[test]
     fn what_lapin_says_is_said_by_us_unless_it_is_asked_for() {
         let shown = |text: &str| {
-            let lines = tracing_subscriber::fmt().with_env_filter(filter(text).unwrap()).finish();
-            tracing::subscriber::with_default(lines, || {
+            let wanted = registry().with(filter(text).unwrap());
+            tracing::subscriber::with_default(wanted, || {
                 [
                     tracing::enabled!(target: "lapin::channels", tracing::Level::ERROR),
                     tracing::enabled!(target: "lapin::heartbeat", tracing::Level::ERROR),
