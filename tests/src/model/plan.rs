@@ -158,7 +158,12 @@ impl Weather {
 
     fn length(self) -> std::ops::Range<usize> {
         match self {
-            Self::Refusals | Self::SlowRecordings => 12..24,
+            // What a purge has left behind, the next one finds.
+            Self::SlowRecordings | Self::Purges => 12..24,
+            // Each of them is of thousands.
+            Self::Refusals => 10..16,
+            // A broker takes seconds to come back.
+            Self::Outages => 20..35,
             _ => 30..60,
         }
     }
@@ -220,7 +225,7 @@ impl Weather {
             ],
             Self::Purges => &[
                 (6, |rng| Step::Post(Kind::Join, rng.random_range(200..600))),
-                (3, |rng| Step::Purge(WorkerName::Attendance, Some(milliseconds(rng, 0..200)))),
+                (2, |rng| Step::Purge(WorkerName::Attendance, Some(milliseconds(rng, 0..200)))),
                 (1, |rng| Step::Freeze(Program::Worker(AnyWorker::Events(worker(rng))), milliseconds(rng, 100..1_000))),
             ],
             Self::Clocks => &[

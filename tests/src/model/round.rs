@@ -1,6 +1,6 @@
 //! One round: its steps, then quiet, then the books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -46,6 +46,8 @@ pub(super) struct Round<'a> {
     posting: JoinSet<()>,
     /// What an operator has typed, and has not ended.
     commands: Vec<Process>,
+    /// The queues that have refused.
+    refusing: BTreeSet<&'static str>,
     began: Instant,
     story: Vec<String>,
 }
@@ -76,6 +78,7 @@ impl<'a> Round<'a> {
             ingress: watch::Sender::new(None),
             posting: JoinSet::new(),
             commands: Vec::new(),
+            refusing: BTreeSet::new(),
             began: Instant::now(),
             story: Vec::new(),
         };
@@ -215,17 +218,22 @@ impl<'a> Round<'a> {
         }
     }
 
-    async fn refuse(&self, queues: &str) {
-        let pattern = format!("^{}\\.{}", self.world.installation.prefix, queues.replace('.', "\\."));
+    async fn refuse(&mut self, queues: &'static str) {
+        self.refusing.insert(queues);
         let definition = r#"{"max-length":1,"overflow":"reject-publish"}"#;
-        self.rabbitmqctl(&["set_policy", queues, &pattern, definition, "--apply-to", "queues"]).await;
+        self.rabbitmqctl(&["set_policy", queues, &self.pattern(queues), definition, "--apply-to", "queues"]).await;
     }
 
+    fn pattern(&self, queues: &str) -> String {
+        format!("^{}\\.{}", self.world.installation.prefix, queues.replace('.', "\\."))
+    }
+
+    /// Where the limit is taken away altogether, RabbitMQ 3.10 never tells those that it has refused that it takes messages
+    /// again (`rabbit_fifo:is_below_soft_limit`).
     async fn accept(&self) {
-        let Some(broker) = &self.world.broker else { return };
-        let listed = broker.rabbitmqctl(&["list_policies", "--quiet", "--no-table-headers"]).await;
-        for policy in listed.lines().filter_map(|line| line.split('\t').nth(1)) {
-            broker.rabbitmqctl(&["clear_policy", policy]).await;
+        let definition = r#"{"max-length":1000000,"overflow":"reject-publish"}"#;
+        for queues in &self.refusing {
+            self.rabbitmqctl(&["set_policy", queues, &self.pattern(queues), definition, "--apply-to", "queues"]).await;
         }
     }
 
