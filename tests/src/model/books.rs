@@ -10,7 +10,8 @@
 //! | recording | recordings | applied; dead, where the server failed |
 //! | join of nobody | attendance | dead |
 //! | join of a room that is not announced | attendance | dead; applied, once it was announced |
-//! | join of a bot, an event that no worker wants | | nowhere: ignored |
+//! | join of a bot | attendance | nowhere: ignored |
+//! | what no worker wants | | nowhere: ignored, and counted at the door |
 //!
 //! What a worker wants may also be dropped, where that worker was purged; and dead as a poison, where it was killed often enough.
 //!
@@ -93,7 +94,8 @@ struct Posted {
     kind: Kind,
     /// How often it was sent, answered or not.
     posts: usize,
-    accepted: bool,
+    /// How often it was answered with 200.
+    accepted: usize,
 }
 
 /// What was posted, and what was done that makes a difference.
@@ -128,7 +130,7 @@ impl Books {
     /// A new event.
     pub fn open(&mut self, kind: Kind) -> u32 {
         let number = self.events.len().try_into().expect("there are not that many");
-        self.events.insert(number, Posted { kind, posts: 0, accepted: false });
+        self.events.insert(number, Posted { kind, posts: 0, accepted: 0 });
         number
     }
 
@@ -139,7 +141,7 @@ impl Books {
 
     /// It was answered with 200.
     pub fn accepted(&mut self, number: u32) {
-        self.events.entry(number).and_modify(|event| event.accepted = true);
+        self.events.entry(number).and_modify(|event| event.accepted += 1);
     }
 
     /// Somebody has begun to purge a worker.
@@ -169,8 +171,13 @@ impl Books {
 
     /// The numbers and kinds of all that was accepted.
     pub fn all_accepted(&self) -> Vec<(u32, Kind)> {
-        let accepted = self.events.iter().filter(|(_, event)| event.accepted);
+        let accepted = self.events.iter().filter(|(_, event)| event.accepted > 0);
         accepted.map(|(number, event)| (*number, event.kind)).collect()
+    }
+
+    /// How often an event that no worker wants was accepted: that has to be counted.
+    pub fn ignored(&self) -> usize {
+        self.events.values().filter(|event| event.kind == Kind::Unwanted).map(|event| event.accepted).sum()
     }
 
     /// The kind of an event.
@@ -181,7 +188,7 @@ impl Books {
     /// What was accepted, is wanted, and has not come to its end.
     pub fn unfinished(&self, seen: &Seen) -> Vec<u32> {
         let has_ended = |number: &u32| seen.places.get(number).is_some_and(|places| places.iter().any(Place::is_final));
-        let wanted = self.events.iter().filter(|(_, event)| event.accepted && !event.kind.is_ignored());
+        let wanted = self.events.iter().filter(|(_, event)| event.accepted > 0 && !event.kind.is_ignored());
         wanted.map(|(number, _)| *number).filter(|number| !has_ended(number)).collect()
     }
 
@@ -201,7 +208,7 @@ impl Books {
         let Posted { kind, posts, accepted } = event;
         let misplaced = places.iter().filter(|place| !self.may_be(kind, place));
         let mut wrong: Vec<_> = misplaced.map(|place| Wrong::Misplaced(number, kind, place.clone())).collect();
-        if places.is_empty() && accepted && !kind.is_ignored() {
+        if places.is_empty() && accepted > 0 && !kind.is_ignored() {
             wrong.push(Wrong::Lost(number, kind));
         }
         let times = |place: &Place| places.iter().filter(|other| *other == place).count();

@@ -152,7 +152,8 @@ impl Weather {
         use Weather::{Calm, Clocks, Crashes, FullDisk, Outages, Purges, Refusals, SlowRecordings};
         match back_end {
             BackEnd::Servers => &[Calm, Crashes, Outages, Refusals, SlowRecordings, Purges, Clocks],
-            BackEnd::Files => &[Calm, Crashes, SlowRecordings, Purges, Clocks, FullDisk],
+            // A purge that is killed has to be so in the right moment: twice as often.
+            BackEnd::Files => &[Calm, Purges, Crashes, SlowRecordings, Purges, Clocks, FullDisk],
         }
     }
 
@@ -219,12 +220,12 @@ impl Weather {
                 (6, |rng| Step::Post(Kind::Nobody, rng.random_range(500..2_000))),
             ],
             Self::SlowRecordings => &[
-                (5, |rng| Step::Post(Kind::Recording, rng.random_range(10..25))),
-                (4, |rng| Step::SlowServer(rng.random_range(10..30), milliseconds(rng, 2_000..5_000))),
+                (4, |rng| Step::Post(Kind::Recording, rng.random_range(10..30))),
+                (4, |rng| Step::SlowServer(rng.random_range(20..40), milliseconds(rng, 2_000..4_000))),
                 (3, |rng| Step::Wait(milliseconds(rng, 1_000..3_000))),
             ],
             Self::Purges => &[
-                (6, |rng| Step::Post(Kind::Join, rng.random_range(200..600))),
+                (4, |rng| Step::Post(Kind::Join, rng.random_range(200..600))),
                 (2, |rng| Step::Purge(WorkerName::Attendance, Some(milliseconds(rng, 0..200)))),
                 (1, |rng| Step::Freeze(Program::Worker(AnyWorker::Events(worker(rng))), milliseconds(rng, 100..1_000))),
             ],
@@ -243,7 +244,7 @@ impl Weather {
         };
         chances.extend(more);
         if self == Self::SlowRecordings && back_end == BackEnd::Servers {
-            chances.extend([(2, (|_| Step::CloseConnections) as fn(&mut StdRng) -> Step)]);
+            chances.extend([(4, (|_| Step::CloseConnections) as fn(&mut StdRng) -> Step)]);
         }
         if self == Self::SlowRecordings && back_end == BackEnd::Files {
             let kill = |_: &mut StdRng| Step::Kill(Program::Worker(AnyWorker::Events(WorkerName::Recordings)));

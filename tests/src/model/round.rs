@@ -22,7 +22,7 @@ use super::plan::{Plan, Program, Step};
 use super::traces::{self, ROOMS};
 use super::world::World;
 use crate::broker;
-use crate::installation::Process;
+use crate::installation::{Process, metric};
 use crate::joins::announce;
 use crate::webhooks::{Scheme, Sender};
 
@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing may change while something waits. The longest that a program waits by itself is a fraction of it.
 const STALL: Duration = Duration::from_secs(45);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Where the ingress counts what no worker wants.
+const IGNORED: &str = r#"rollcall_ingress_ignored_total{event="track_published"}"#;
 
 pub(super) struct Round<'a> {
     world: &'a mut World,
@@ -43,6 +45,8 @@ pub(super) struct Round<'a> {
     server: StandIn,
     programs: BTreeMap<Program, Process>,
     ingress: watch::Sender<Option<SocketAddr>>,
+    /// Where each ingress that there was counts.
+    admins: Vec<SocketAddr>,
     posting: JoinSet<()>,
     /// What an operator has typed, and has not ended.
     commands: Vec<Process>,
@@ -76,6 +80,7 @@ impl<'a> Round<'a> {
             server,
             programs: BTreeMap::new(),
             ingress: watch::Sender::new(None),
+            admins: Vec::new(),
             posting: JoinSet::new(),
             commands: Vec::new(),
             refusing: BTreeSet::new(),
@@ -350,6 +355,7 @@ impl Round<'_> {
                 let ingress =
                     if self.plan.is_together { installation.up().await } else { installation.ingress().await };
                 self.ingress.send_replace(Some(ingress.address));
+                self.admins.push(ingress.admin);
                 ingress.process
             }
         };
@@ -424,6 +430,7 @@ impl Round<'_> {
     async fn quiet(&mut self) -> Result<Seen, String> {
         loop {
             self.nothing_waits().await?;
+            self.ignored_is_counted().await?;
             // What somebody has in hand is in no queue that can be looked into.
             self.stop_all().await?;
             let seen = self.look().await?;
@@ -453,6 +460,14 @@ impl Round<'_> {
             sleep(LOOK_AGAIN).await;
             self.revive().await;
         }
+    }
+
+    /// Where no count has gone with a process.
+    async fn ignored_is_counted(&self) -> Result<(), String> {
+        let [admin] = self.admins[..] else { return Ok(()) };
+        let ignored = self.books().ignored();
+        let counted = metric(admin, IGNORED).await.unwrap_or_default();
+        if counted == ignored as f64 { Ok(()) } else { Err(format!("{counted} are counted as ignored, not {ignored}")) }
     }
 
     async fn stop_all(&mut self) -> Result<(), String> {
