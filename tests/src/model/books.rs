@@ -16,7 +16,8 @@
 //! What a worker wants may also be dropped, where that worker was purged; and dead as a poison, where it was killed often enough.
 //!
 //! Each is in one place, but where a copy may be about: it was posted more than once, or a process or a connection ended that had
-//! it (at least once in). Then it may be in several, and still counts once in each.
+//! it (at least once in). Then it may be in several, and still counts once in each. So may a recording, whose job outlives its
+//! delivery: what is dropped then is the message that looks after the job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -213,7 +214,7 @@ impl Books {
         }
         let times = |place: &Place| places.iter().filter(|other| *other == place).count();
         let letters = places.iter().filter(|place| matches!(place, Place::Dead(_) | Place::Dropped)).count();
-        let is_alone = posts < 2 && !self.copies_are_about;
+        let is_alone = posts < 2 && !self.copies_are_about && kind != Kind::Recording;
         if times(&Place::Applied) > 1 || letters > posts || (is_alone && places.len() > 1) {
             wrong.push(Wrong::Twice(number, kind, places.to_vec()));
         }
@@ -271,12 +272,24 @@ impl fmt::Display for Totals {
     }
 }
 
+impl Wrong {
+    /// Which event it is about, if it is about one.
+    pub fn number(&self) -> Option<u32> {
+        match self {
+            Self::Lost(number, _) | Self::Misplaced(number, ..) | Self::Twice(number, ..) => Some(*number),
+            Self::Strange(_) => None,
+        }
+    }
+}
+
+/// Without its number.
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lost(number, kind) => write!(f, "LOST: EV_{number} ({kind:?}) was accepted and is nowhere"),
-            Self::Misplaced(number, kind, place) => write!(f, "MISPLACED: EV_{number} ({kind:?}) is {place:?}"),
-            Self::Twice(number, kind, places) => write!(f, "TWICE: EV_{number} ({kind:?}) is {places:?}"),
+            Self::Lost(_, kind) => write!(f, "LOST, accepted and nowhere: {kind:?}"),
+            Self::Misplaced(_, kind, Place::Waiting(queue)) => write!(f, "STUCK in {queue}: {kind:?}"),
+            Self::Misplaced(_, kind, place) => write!(f, "MISPLACED, {place:?}: {kind:?}"),
+            Self::Twice(_, kind, places) => write!(f, "TWICE, {places:?}: {kind:?}"),
             Self::Strange(what) => write!(f, "STRANGE: {what}"),
         }
     }

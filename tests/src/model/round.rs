@@ -539,7 +539,6 @@ fn last_words(process: &Process) -> String {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 20;
         let Self { what, wrong, story, logs } = self;
         for line in story {
             writeln!(f, "  {line}")?;
@@ -548,11 +547,13 @@ impl fmt::Display for Failure {
         for line in logs {
             writeln!(f, "{line}")?;
         }
-        for line in wrong.iter().take(SHOWN) {
-            writeln!(f, "  {line}")?;
+        let mut alike = BTreeMap::<_, Vec<_>>::new();
+        for one in wrong {
+            alike.entry(one.to_string()).or_default().extend(one.number());
         }
-        if wrong.len() > SHOWN {
-            writeln!(f, "  and {} more", wrong.len() - SHOWN)?;
+        for (wrong, numbers) in alike {
+            let some: Vec<_> = numbers.iter().take(5).map(|number| format!("EV_{number}")).collect();
+            writeln!(f, "  {wrong} × {} {}", numbers.len().max(1), some.join(", "))?;
         }
         Ok(())
     }
