@@ -162,7 +162,7 @@ impl Weather {
             // What a purge has left behind, the next one finds.
             Self::SlowRecordings | Self::Purges => 12..24,
             // Each of them is of thousands.
-            Self::Refusals => 10..16,
+            Self::Refusals => 14..22,
             // A broker takes seconds to come back.
             Self::Outages => 20..35,
             _ => 30..60,
@@ -216,8 +216,10 @@ impl Weather {
                 (4, |_| Step::Refuse("attendance.retry")),
                 (1, |rng| Step::Refuse(one_of(rng, &["attendance.suspect", "attendance.dead", "recordings.retry"]))),
                 (1, |_| Step::Accept),
-                (4, |rng| Step::Post(Kind::Unannounced, rng.random_range(100..300))),
-                (6, |rng| Step::Post(Kind::Nobody, rng.random_range(500..2_000))),
+                (4, |rng| Step::Post(Kind::Unannounced, rng.random_range(150..400))),
+                (6, |rng| Step::Post(Kind::Nobody, rng.random_range(500..1_500))),
+                // What was refused is tried again each second.
+                (5, |rng| Step::Wait(milliseconds(rng, 1_000..3_000))),
             ],
             Self::SlowRecordings => &[
                 (4, |rng| Step::Post(Kind::Recording, rng.random_range(10..30))),

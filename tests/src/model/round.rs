@@ -234,7 +234,7 @@ impl<'a> Round<'a> {
     }
 
     /// Where the limit is taken away altogether, RabbitMQ 3.10 never tells those that it has refused that it takes messages
-    /// again (`rabbit_fifo:is_below_soft_limit`).
+    /// again (`rabbit_fifo:evaluate_limit`).
     async fn accept(&self) {
         let definition = r#"{"max-length":1000000,"overflow":"reject-publish"}"#;
         for queues in &self.refusing {
