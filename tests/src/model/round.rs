@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use reqwest::StatusCode;
 use rollcall_ops::standin::{Endpoint, Fault, Recording, StandIn};
 use rollcall_shared::event::{AnyWorker, WorkerName};
@@ -87,8 +88,9 @@ impl<'a> Round<'a> {
             began: Instant::now(),
             story: Vec::new(),
         };
-        let ended = round.steps_and_quiet().await;
-        match ended {
+        // A panic is to tell its seed and its story too.
+        let played = AssertUnwindSafe(round.steps_and_quiet()).catch_unwind().await;
+        match played.unwrap_or_else(|_| Err("the test itself has panicked: see above".to_owned())) {
             Ok(seen) => {
                 let wrong = round.books().audit(&seen);
                 let totals = round.books().totals(&seen);
@@ -414,8 +416,9 @@ impl Round<'_> {
             self.type_in(&["resume", worker.as_str()]);
         }
         self.commands_end().await?;
-        let posted = timeout(PATIENCE * 2, async { while self.posting.join_next().await.is_some() {} }).await;
-        posted.map_err(|_| "what is posted is not accepted, although nothing is broken".to_owned())
+        let posting = std::mem::take(&mut self.posting).join_all();
+        let posted = timeout(PATIENCE * 2, posting).await;
+        posted.map(drop).map_err(|_| "what is posted is not accepted, although nothing is broken".to_owned())
     }
 
     async fn commands_end(&mut self) -> Result<(), String> {
@@ -451,7 +454,7 @@ impl Round<'_> {
                 return Ok(());
             }
             let missing = traces::summary(&self.books(), &unfinished);
-            let now = format!("{missing} have not come to their end, {waiting:?} wait");
+            let now = format!("not at their end: {missing}; waiting: {waiting:?}");
             if last.0 != now {
                 last = (now, Instant::now());
             } else if last.1.elapsed() > STALL {

@@ -118,8 +118,11 @@ impl Seen {
     }
 }
 
-/// How many of these are of each kind, with some of their numbers.
+/// How many of these are of each kind, with one of their numbers.
 pub(super) fn summary(books: &Books, numbers: &[u32]) -> String {
+    if numbers.is_empty() {
+        return "none".to_owned();
+    }
     let mut kinds = BTreeMap::<_, Vec<_>>::new();
     for number in numbers {
         kinds.entry(books.kind(*number)).or_default().push(number);
