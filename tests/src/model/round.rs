@@ -226,7 +226,9 @@ impl<'a> Round<'a> {
     }
 
     async fn refuse(&mut self, queues: &'static str) {
-        self.refusing.insert(queues);
+        if !self.refusing.insert(queues) {
+            return;
+        }
         let definition = r#"{"max-length":1,"overflow":"reject-publish"}"#;
         self.rabbitmqctl(&["set_policy", queues, &self.pattern(queues), definition, "--apply-to", "queues"]).await;
     }
@@ -237,9 +239,9 @@ impl<'a> Round<'a> {
 
     /// Where the limit is taken away altogether, RabbitMQ 3.10 never tells those that it has refused that it takes messages
     /// again (`rabbit_fifo:evaluate_limit`).
-    async fn accept(&self) {
+    async fn accept(&mut self) {
         let definition = r#"{"max-length":1000000,"overflow":"reject-publish"}"#;
-        for queues in &self.refusing {
+        for queues in std::mem::take(&mut self.refusing) {
             self.rabbitmqctl(&["set_policy", queues, &self.pattern(queues), definition, "--apply-to", "queues"]).await;
         }
     }
