@@ -30,7 +30,7 @@ demo-on-servers: ready ## the same on RabbitMQ and PostgreSQL
 test: ready build ## run every test (the long fault runs are `make soak`)
 	$(with_services) cargo test --workspace
 
-soak: ready ## run the tests that take long, on a release build
+soak: ready ## run the tests that take long, hours, on a release build (ROLLCALL_MODEL_MINUTES=5: less of the model)
 	deploy/dev/install curl
 	cargo build --release --workspace --bins
 	$(with_services) cargo test --release -p rollcall-tests -- --ignored --nocapture --test-threads=1

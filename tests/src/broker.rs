@@ -1,6 +1,7 @@
 //! What waits in which queue.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions};
@@ -22,13 +23,7 @@ pub async fn depths(installation: &Installation) -> Result<BTreeMap<String, u32>
         .await
         .map_err(|e| e.to_string())?;
     let mut depths = BTreeMap::new();
-    let mut queues = vec!["unrouted".to_owned()];
-    for worker in ["attendance", "rooms", "recordings"] {
-        queues.extend(
-            ["", ".suspect", ".dead", ".retry.200ms", ".retry.1s", ".retry.2s"].map(|part| format!("{worker}{part}")),
-        );
-    }
-    for queue in queues {
+    for queue in queues() {
         let channel = connection.create_channel().await.map_err(|error| error.to_string())?;
         let name = format!("{}.{queue}", installation.prefix);
         let passive = QueueDeclareOptions::durable().passive();
@@ -39,6 +34,50 @@ pub async fn depths(installation: &Installation) -> Result<BTreeMap<String, u32>
         }
     }
     Ok(depths)
+}
+
+/// Every queue, by its name behind the prefix.
+fn queues() -> Vec<String> {
+    let mut queues = vec!["unrouted".to_owned()];
+    for worker in ["attendance", "rooms", "recordings"] {
+        queues.extend(
+            ["", ".suspect", ".dead", ".retry.200ms", ".retry.1s", ".retry.2s"].map(|part| format!("{worker}{part}")),
+        );
+    }
+    queues
+}
+
+/// All that is in any queue or the spool: where, and the event's id. On a broker it is gone then.
+pub async fn take_all(installation: &Installation) -> Vec<(String, String)> {
+    let mut all = spooled(installation).await.unwrap();
+    if installation.is_on_files() {
+        all.extend(messages(&path_of(&installation.broker_url)).await.unwrap());
+        return all;
+    }
+    for queue in queues() {
+        let id = |queued: Queued| queued.headers.get("rollcall-event-id").cloned().unwrap_or_default();
+        all.extend(take(installation, &queue).await.into_iter().map(|queued| (queue.clone(), id(queued))));
+    }
+    all
+}
+
+/// What is in the ingress's spool: where, and the event's id.
+pub async fn spooled(installation: &Installation) -> Result<Vec<(String, String)>, DbErr> {
+    messages(&installation.load_settings().ingress.spool.path).await
+}
+
+/// Everything that is in a file of messages, if it is there.
+async fn messages(path: &Path) -> Result<Vec<(String, String)>, DbErr> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let file = store::connect(&SecretUrl::parse(&format!("sqlite://{}", path.display())).unwrap(), 1).await?;
+    let rows = file.query_all_raw(of_sqlite("SELECT queue, coalesce(event_id, '') FROM message")).await?;
+    rows.iter().map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).collect()
+}
+
+fn path_of(url: &str) -> PathBuf {
+    SecretUrl::parse(url).unwrap().sqlite_path().unwrap()
 }
 
 /// Waits until nothing waits but what is dead, and says how much that is, by worker.

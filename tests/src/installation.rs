@@ -1,6 +1,7 @@
 //! A queue prefix and a database of a test's own, and the programs that run on them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -193,21 +194,28 @@ impl Installation {
 
     /// Starts a program that was built with the tests, on these settings.
     pub fn spawn(&self, program: &str, arguments: &[&str]) -> Process {
-        self.start(program, arguments, None)
+        self.start::<&str>(&[], program, arguments, None)
+    }
+
+    /// Starts a program by another, which is given the program's path and arguments behind its own and becomes it.
+    pub fn spawn_by(&self, by: &[impl AsRef<OsStr>], program: &str, arguments: &[&str]) -> Process {
+        self.start(by, program, arguments, None)
     }
 
     /// Starts a program whose log goes elsewhere.
     pub fn spawn_logging_to(&self, stderr: Stdio, program: &str, arguments: &[&str]) -> Process {
-        self.start(program, arguments, Some(stderr))
+        self.start::<&str>(&[], program, arguments, Some(stderr))
     }
 
-    fn start(&self, program: &str, arguments: &[&str], stderr: Option<Stdio>) -> Process {
+    fn start<S: AsRef<OsStr>>(&self, by: &[S], program: &str, arguments: &[&str], stderr: Option<Stdio>) -> Process {
         let log = new_log(&self.directory, program, arguments);
         // One each: a program may read its settings while the next one's are written.
         let config = log.with_extension("toml");
         std::fs::write(&config, self.settings()).unwrap();
-        let mut command = Command::new(program_path(program));
-        command.args(arguments).arg("--config").arg(&config).current_dir(&self.directory);
+        let path = program_path(program);
+        let mut words = by.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+        let mut command = Command::new(words.next().expect("there is the program at least"));
+        command.args(words).args(arguments).arg("--config").arg(&config).current_dir(&self.directory);
         Process::start(command, log, stderr)
     }
 
@@ -407,6 +415,11 @@ impl Process {
         tokio::time::timeout(limit, self.child.wait()).await.expect("it goes on").unwrap()
     }
 
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
@@ -426,7 +439,8 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn tail(&self) -> String {
+    /// Where its log is, and its last lines.
+    pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().rev().take(20).collect();
         format!("{}:\n{}", self.log.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))

@@ -12,6 +12,7 @@
 //! - [`proxy`]: a way to a server that can fall silent;
 //! - [`fixtures`]: classes captured from a real server;
 //! - [`classes`]: classes made up from who was truly there;
+//! - [`model`]: what may be where, whatever happens, and a test of that with random steps;
 //! - [`bench`]: how many webhooks a second the ingress takes in.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
@@ -40,6 +41,7 @@ pub mod fixtures;
 pub mod installation;
 pub mod joins;
 pub mod load;
+pub mod model;
 pub mod proxy;
 pub mod services;
 pub mod steady;

@@ -18,6 +18,7 @@ mod many_dead_letters;
 mod migrations;
 mod queue;
 mod queue_file;
+mod queue_model;
 mod races;
 mod recordings;
 mod spool;
