@@ -11,11 +11,11 @@ use sea_orm::{
 
 use crate::dead_letters::State;
 use crate::event::AnyWorker;
-use crate::store::Clock;
 use crate::store::entity::{
     dead_letter as letter, live_session_recording as recording, recording_lease as lease, worker_pause as pause,
     worker_process as process,
 };
+use crate::store::{Clock, transaction};
 
 /// The state of a process that takes what comes.
 pub const TAKING: &str = "taking";
@@ -184,7 +184,8 @@ pub async fn pause(
         reason: Set(reason),
     };
     let unless_paused = OnConflict::column(pause::Column::Worker).do_nothing().to_owned();
-    Ok(pause::Entity::insert(row).on_conflict(unless_paused).exec_without_returning(db).await? > 0)
+    let insert = &|| pause::Entity::insert(row.clone()).on_conflict(unless_paused.clone());
+    transaction(db, |tx| async move { Ok(insert().exec_without_returning(&*tx).await? > 0) }).await
 }
 
 /// From now on, the worker shall work: the pause that this ended, if there was one.
@@ -192,9 +193,12 @@ pub async fn pause(
 /// # Errors
 /// The database.
 pub async fn resume(db: &DatabaseConnection, worker: AnyWorker) -> Result<Option<pause::Model>, DbErr> {
-    let paused = pause_of(db, worker).await?;
-    let ended = pause::Entity::delete_by_id(worker.as_str()).exec(db).await?.rows_affected > 0;
-    Ok(paused.filter(|_| ended))
+    transaction(db, |tx| async move {
+        let paused = pause::Entity::find_by_id(worker.as_str()).one(&*tx).await?;
+        let ended = pause::Entity::delete_by_id(worker.as_str()).exec(&*tx).await?.rows_affected > 0;
+        Ok(paused.filter(|_| ended))
+    })
+    .await
 }
 
 /// How many dead letters of a worker wait for somebody.
