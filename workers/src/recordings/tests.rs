@@ -133,7 +133,10 @@ impl Site {
     }
 
     async fn handle(&self) -> Result<Outcome, Failure> {
-        self.worker.handle(&Batch::from_iter([(event(), None)])).await
+        match self.worker.handle(&Batch::from_iter([(event(), None)])).await? {
+            Handled::Ended(outcome) => Ok(outcome),
+            Handled::UnderWay(job) => job.ended.await,
+        }
     }
 
     async fn row(&self) -> Model {
