@@ -275,6 +275,17 @@ pub(in crate::queue) async fn space(connection: &mut SqliteConnection) -> sqlx::
     Ok(Space { used: bytes(all - free), free: bytes(free) })
 }
 
+/// Gives up to so many of the file's free pages back to the disk, which has them after the next checkpoint.
+pub(in crate::queue) async fn shrink(connection: &mut SqliteConnection, pages: u32) -> sqlx::Result<()> {
+    let shrink = AssertSqlSafe(format!("PRAGMA incremental_vacuum({pages})"));
+    sqlx::query(shrink).fetch_all(connection).await.map(|_| ())
+}
+
+/// Brings what is in the log to its place, as far as nobody reads it.
+pub(in crate::queue) async fn checkpoint(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(connection).await.map(|_| ())
+}
+
 /// How much is in a queue.
 #[derive(Debug)]
 pub(in crate::queue) struct Depth {
