@@ -44,7 +44,7 @@ impl Archive {
         let root = root(settings)?;
         let own = root.join(INCOMING);
         let work = settings.recordings.work_dir.clone().unwrap_or_else(|| own.clone());
-        for (folder, setting) in [(&own, "storage.url"), (&work, "recordings.work_dir")] {
+        for (folder, setting) in [(&root, "storage.url"), (&own, "storage.url"), (&work, "recordings.work_dir")] {
             fs::create_dir_all(folder)
                 .with_context(|| format!("setting {setting}: cannot make {}", folder.display()))?;
         }
