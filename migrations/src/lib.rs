@@ -7,6 +7,7 @@ use sea_orm_migration::{MigrationTrait, async_trait};
 
 mod m20261122_000001_first;
 mod m20261124_000002_operations;
+mod m20261125_000003_lease_deaths;
 
 /// Every migration.
 #[derive(Debug)]
@@ -15,6 +16,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261122_000001_first::Migration), Box::new(m20261124_000002_operations::Migration)]
+        vec![
+            Box::new(m20261122_000001_first::Migration),
+            Box::new(m20261124_000002_operations::Migration),
+            Box::new(m20261125_000003_lease_deaths::Migration),
+        ]
     }
 }

@@ -11,11 +11,11 @@ use sea_orm::{
 
 use crate::dead_letters::State;
 use crate::event::AnyWorker;
-use crate::store::Clock;
 use crate::store::entity::{
     dead_letter as letter, live_session_recording as recording, recording_lease as lease, worker_pause as pause,
     worker_process as process,
 };
+use crate::store::{Clock, transaction};
 
 /// The state of a process that takes what comes.
 pub const TAKING: &str = "taking";
@@ -97,7 +97,8 @@ pub async fn forget(db: &DatabaseConnection, id: &str) -> Result<(), DbErr> {
 /// # Errors
 /// The database.
 pub async fn forget_the_old(db: &DatabaseConnection) -> Result<(), DbErr> {
-    let old = Expr::col(process::Column::SeenAt).lt(Expr::cust(Clock::of(db).before(FORGOTTEN)));
+    let silent_seconds = Expr::cust(format!("abs{}", Clock::of(db).seconds_since("seen_at")));
+    let old = silent_seconds.gt(FORGOTTEN.as_secs_f64());
     process::Entity::delete_many().filter(old).exec(db).await.map(|_| ())
 }
 
@@ -124,14 +125,14 @@ pub struct Process {
     pub oldest_received_at: Option<DateTime<Utc>>,
     /// For how many seconds it has run, by the database's clock.
     pub running_seconds: f64,
-    /// How many seconds ago it last reported, by the database's clock.
+    /// How many seconds ago it last reported, by the database's clock; less than none, if that has been set back since.
     pub silent_seconds: f64,
 }
 
 impl Process {
-    /// Whether it has reported of late.
+    /// Whether it has reported of late: what was seen at a time that is yet to come was seen before the clock was set back.
     pub fn is_alive(&self) -> bool {
-        self.silent_seconds < SILENCE.as_secs_f64()
+        self.silent_seconds.abs() < SILENCE.as_secs_f64()
     }
 }
 
@@ -184,7 +185,8 @@ pub async fn pause(
         reason: Set(reason),
     };
     let unless_paused = OnConflict::column(pause::Column::Worker).do_nothing().to_owned();
-    Ok(pause::Entity::insert(row).on_conflict(unless_paused).exec_without_returning(db).await? > 0)
+    let insert = &|| pause::Entity::insert(row.clone()).on_conflict(unless_paused.clone());
+    transaction(db, |tx| async move { Ok(insert().exec_without_returning(&*tx).await? > 0) }).await
 }
 
 /// From now on, the worker shall work: the pause that this ended, if there was one.
@@ -192,9 +194,12 @@ pub async fn pause(
 /// # Errors
 /// The database.
 pub async fn resume(db: &DatabaseConnection, worker: AnyWorker) -> Result<Option<pause::Model>, DbErr> {
-    let paused = pause_of(db, worker).await?;
-    let ended = pause::Entity::delete_by_id(worker.as_str()).exec(db).await?.rows_affected > 0;
-    Ok(paused.filter(|_| ended))
+    transaction(db, |tx| async move {
+        let paused = pause::Entity::find_by_id(worker.as_str()).one(&*tx).await?;
+        let ended = pause::Entity::delete_by_id(worker.as_str()).exec(&*tx).await?.rows_affected > 0;
+        Ok(paused.filter(|_| ended))
+    })
+    .await
 }
 
 /// How many dead letters of a worker wait for somebody.
@@ -248,10 +253,11 @@ pub async fn recordings_in_progress(db: &DatabaseConnection) -> Result<Vec<recor
         .from(lease::Entity)
         .and_where(lease::Column::Failure.is_null())
         // One that was killed does not renew.
-        .and_where(Expr::col(lease::Column::ExpiresAt).gt(Expr::cust(Clock::of(db).now())))
+        .and_where(Expr::cust(Clock::of(db).is_over("expires_at", "length_seconds")).not())
         .to_owned();
     recording::Entity::find()
         .filter(recording::Column::Id.in_subquery(in_hand))
+        .filter(recording::Column::Status.eq("processing"))
         .order_by_asc(recording::Column::Id)
         .all(db)
         .await

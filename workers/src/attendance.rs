@@ -16,7 +16,7 @@ use crate::presence::{self, Person, Said};
 use crate::sessions::{self, Learned};
 use crate::sql::ROWS_PER_STATEMENT;
 use crate::transaction::apply;
-use crate::worker::{self, Failure, Outcome, Worker};
+use crate::worker::{self, Failure, Handled, Outcome, Worker};
 
 /// The worker.
 #[derive(Debug)]
@@ -51,9 +51,9 @@ impl Attendance {
 impl Worker for Attendance {
     const NAME: WorkerName = WorkerName::Attendance;
 
-    async fn handle(&self, batch: &worker::Batch) -> Result<Outcome, Failure> {
+    async fn handle(&self, batch: &worker::Batch) -> Result<Handled, Failure> {
         apply(&self.db, &batch.replays(), |tx| async move { self.apply(&tx, batch.events()).await }).await?;
-        Ok(Outcome::Applied)
+        Ok(Outcome::Applied.into())
     }
 }
 

@@ -176,6 +176,19 @@ mod tests {
             assert_eq!(process.state, oversight::PAUSED);
             oversight::forget_the_old(db).await.unwrap();
             assert_eq!(oversight::processes(db).await.unwrap().len(), 1);
+
+            // As it is of one that was killed before the clock was set back by an hour, or by more than anybody knows.
+            let ahead = |time| Clock::of(db).after(Duration::from_secs(time));
+            db.execute_unprepared(&format!("UPDATE worker_process SET seen_at = {}", ahead(3600))).await.unwrap();
+            assert!(!oversight::processes(db).await.unwrap()[0].is_alive());
+            heartbeat.report(oversight::PAUSED.into()).await.unwrap();
+            assert!(oversight::processes(db).await.unwrap()[0].is_alive());
+            db.execute_unprepared(&format!("UPDATE worker_process SET seen_at = {}", ahead(8 * 24 * 3600)))
+                .await
+                .unwrap();
+            oversight::forget_the_old(db).await.unwrap();
+            assert_eq!(oversight::processes(db).await.unwrap(), []);
+            heartbeat.report(oversight::PAUSED.into()).await.unwrap();
             let forgotten = format!("UPDATE worker_process SET seen_at = {}", later(8 * 24 * 3600));
             db.execute_unprepared(&forgotten).await.unwrap();
             oversight::forget_the_old(db).await.unwrap();

@@ -194,9 +194,10 @@ fn limits(worker: WorkerName, settings: &Settings) -> Limits {
     }
 }
 
-/// The longest that a worker may keep a message before it acknowledges it: a job is waited for, and then the database.
+/// The longest that a worker may keep a message before it acknowledges it: the jobs that have the slots before it are waited for,
+/// then its own, and then the database.
 pub fn longest_hold(settings: &Settings) -> Duration {
-    settings.recordings.hold + runner::HOLD
+    limits(WorkerName::Recordings, settings).rounds() * settings.recordings.hold + runner::HOLD
 }
 
 /// How many connections to the database a worker uses at most: one for each batch at work, and some for the rest.

@@ -7,6 +7,7 @@
 //! hours: past that it comes back later and looks what has become of it.
 //!
 //! What goes wrong stands in the row's `error` while the event is tried again, and the row is `failed` when it is given up.
+//! That a recording kills the processes that fetch it is counted by its lease, and not by its delivery, which may be gone by then.
 
 mod archive;
 pub mod checkup;
@@ -27,7 +28,7 @@ use rollcall_shared::config::{self, Settings, UnknownSessions};
 use rollcall_shared::dead_letters;
 use rollcall_shared::event::{Change, Event, WorkerName};
 use rollcall_shared::plugnmeet::api;
-use rollcall_shared::queue::Replayed;
+use rollcall_shared::queue::{DeadKind, Replayed};
 use rollcall_shared::store::entity::live_session_recording::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, DatabaseConnection, EntityTrait as _, ExprTrait as _, QueryFilter as _,
@@ -40,19 +41,19 @@ use tracing::Instrument as _;
 
 use self::archive::{Archive, WorkFile};
 use self::download::Fetched;
-use self::lease::Lease;
+use self::lease::{Asked, Lease};
 use self::media::{Media, ToolError, Tools};
 use crate::cause::Told;
 use crate::sessions;
 use crate::transaction::{apply, in_time, transaction};
-use crate::worker::{Batch, Failure, Outcome, Worker};
+use crate::worker::{Batch, Failure, Handled, Job, Outcome, Worker};
 
 const PROCESSING: &str = "processing";
 const READY: &str = "ready";
 const FAILED: &str = "failed";
 
-/// How long a job whose file is already archived waits for a database that has gone away: longer than a restart takes, and
-/// fetching a gigabyte again costs more than waiting.
+/// How long a job that has ended waits for a database that has gone away: longer than a restart takes, and fetching a gigabyte
+/// again costs more than waiting.
 const DATABASE_PATIENCE: Duration = Duration::from_mins(10);
 /// The longest that a job itself waits when a server wants to be left alone; for longer, the event comes back later.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
@@ -98,25 +99,24 @@ enum End {
 impl Worker for Recordings {
     const NAME: WorkerName = WorkerName::Recordings;
 
-    async fn handle(&self, batch: &Batch) -> Result<Outcome, Failure> {
-        let mut outcome = Outcome::Applied;
-        for (event, replay) in batch.iter() {
-            if let later @ Outcome::LookAgain(_) = self.archive(event, replay).await? {
-                outcome = later;
-            }
+    async fn handle(&self, batch: &Batch) -> Result<Handled, Failure> {
+        // A job each. What fails as a batch is given again one by one.
+        let mut events = batch.iter();
+        match (events.next(), events.next()) {
+            (Some((event, replay)), None) => self.archive(event, replay).await,
+            _ => Err(Failure::transient(anyhow!("recordings are archived one by one"))),
         }
-        Ok(outcome)
     }
 
     async fn gave_up(&self, event: &Event, failure: &Failure) -> Result<(), Failure> {
         let Change::Recording(recording) = &event.change else { return Ok(()) };
         let update = ActiveModel { status: Set(FAILED.into()), ..error_row(failure) };
-        let update = Entity::update_many()
+        let update = &Entity::update_many()
             .set(update)
             .filter(Column::Source.eq(&event.room.source))
             .filter(Column::RecordId.eq(&recording.record_id))
             .filter(Column::Status.ne(READY));
-        in_time(async { Ok(update.exec(&self.archivist.db).await?) }).await.map(|_| ())
+        transaction(&self.archivist.db, |tx| async move { Ok(update.clone().exec(&*tx).await.map(|_| ())?) }).await
     }
 
     /// Stops the jobs: each gives its lease back, so that another process takes over at once, and removes its files.
@@ -159,19 +159,24 @@ impl Recordings {
         })
     }
 
-    async fn archive(&self, event: &Event, replay: Option<Replayed>) -> Result<Outcome, Failure> {
-        let row = self.archivist.open(event).await?;
+    async fn archive(&self, event: &Event, replay: Option<Replayed>) -> Result<Handled, Failure> {
+        let row = self.archivist.open(event, replay).await?;
         if row.status == READY {
             apply(&self.archivist.db, replay.as_slice(), |_| async { Ok(()) }).await?;
-            return Ok(Outcome::Applied);
+            return Ok(Outcome::Applied.into());
         }
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            return Ok(Outcome::LookAgain(self.lease));
+            return Ok(Outcome::LookAgain(self.lease).into());
         };
         match Lease::ask(&self.archivist.db, row.id, self.lease).await? {
-            lease::Asked::Ours(lease) => self.wait_for(self.start(row.id, replay, lease, slot)).await,
-            lease::Asked::Held => Ok(Outcome::LookAgain(self.lease)),
-            lease::Asked::Failed(failure) => Err(failure),
+            Asked::Ours(lease) => {
+                let job = self.start(row.id, replay, lease, slot);
+                let ended = Box::pin(wait_for(job, self.hold, self.lease));
+                Ok(Handled::UnderWay(Job { ended, look_again: self.lease }))
+            }
+            Asked::Held => Ok(Outcome::LookAgain(self.lease).into()),
+            Asked::Failed(failure) => Err(failure),
+            Asked::Poison => Err(poison(&row)),
         }
     }
 
@@ -195,7 +200,15 @@ impl Recordings {
                     Err(_) => End::Failed(Failure::transient(Told::new("panic", "the job panicked"))),
                 },
             };
-            archivist.conclude(id, &lease, &end, done.is_closed()).await;
+            // A lease that is left behind tells of a death.
+            let conclude = || archivist.conclude(id, &lease, &end, done.is_closed());
+            let concluded = match stop.run_until_cancelled(patiently(conclude)).await {
+                Some(concluded) => concluded,
+                None => conclude().await,
+            };
+            if let Err(error) = concluded {
+                tracing::warn!(%error, "a lease could not be given back; it runs out by itself");
+            }
             drop(slot);
             // Where the delivery stops waiting just now, the failure is lost and the event tried once more than it would be.
             let _ = done.send(match end {
@@ -208,23 +221,28 @@ impl Recordings {
         self.jobs.spawn(job.in_current_span());
         waiting
     }
+}
 
-    /// Waits for a job as long as a delivery may.
-    async fn wait_for(&self, mut job: oneshot::Receiver<Result<Outcome, Failure>>) -> Result<Outcome, Failure> {
-        let ended = match tokio::time::timeout(self.hold, &mut job).await {
-            Ok(ended) => ended.ok(),
-            Err(_) => {
-                job.close();
-                job.try_recv().ok()
-            }
-        };
-        ended.unwrap_or(Ok(Outcome::LookAgain(self.lease)))
-    }
+/// Waits for a job as long as a delivery may, which then looks after it.
+async fn wait_for(
+    mut job: oneshot::Receiver<Result<Outcome, Failure>>,
+    hold: Duration,
+    look_again: Duration,
+) -> Result<Outcome, Failure> {
+    let ended = match tokio::time::timeout(hold, &mut job).await {
+        Ok(ended) => ended.ok(),
+        Err(_) => {
+            job.close();
+            job.try_recv().ok()
+        }
+    };
+    ended.unwrap_or(Ok(Outcome::LookAgain(look_again)))
 }
 
 impl Archivist {
-    /// The recording's row, `processing` if it is new or was given up before.
-    async fn open(&self, event: &Event) -> Result<Model, Failure> {
+    /// The recording's row, `processing` if it is new or was given up before. What is poison was given up for good, unless an
+    /// operator has it tried again.
+    async fn open(&self, event: &Event, replay: Option<Replayed>) -> Result<Model, Failure> {
         let Change::Recording(recording) = &event.change else {
             return Err(Failure::permanent(anyhow!("this event is not about a recording: {:?}", event.change)));
         };
@@ -242,12 +260,21 @@ impl Archivist {
             let key = [Column::Source, Column::RecordId];
             Entity::insert(new).on_conflict_do_nothing_on(key).exec_without_returning(tx).await?;
             let this = Column::Source.eq(&event.room.source).and(Column::RecordId.eq(&recording.record_id));
-            let again =
-                ActiveModel { status: Set(PROCESSING.into()), updated_at: Set(Utc::now()), ..Default::default() };
-            let given_up = this.clone().and(Column::Status.eq(FAILED));
-            Entity::update_many().set(again).filter(given_up).exec(tx).await?;
             let row = Entity::find().filter(this).one(tx).await?;
-            row.context("the recording's row is gone").map_err(Failure::transient)
+            let mut row = row.context("the recording's row is gone").map_err(Failure::transient)?;
+            if row.status == FAILED {
+                if replay.is_some() {
+                    lease::begin_anew(tx, row.id).await?;
+                } else if lease::is_poison(tx, row.id).await? {
+                    return Err(poison(&row));
+                }
+                row.status = PROCESSING.into();
+                let again =
+                    ActiveModel { status: Set(PROCESSING.into()), updated_at: Set(Utc::now()), ..Default::default() };
+                let given_up = Column::Id.eq(row.id).and(Column::Status.eq(FAILED));
+                Entity::update_many().set(again).filter(given_up).exec(tx).await?;
+            }
+            Ok(row)
         })
         .await
     }
@@ -363,28 +390,29 @@ impl Archivist {
         .await
     }
 
-    /// Gives the lease back after a job that did not make the recording ready, and says why in the row.
-    async fn conclude(&self, id: i64, lease: &Lease, end: &End, nobody_waits: bool) {
+    /// Gives the lease back after a job that did not make the recording ready, and says why in the row. Where it is another
+    /// job's, nobody has died for that.
+    async fn conclude(&self, id: i64, lease: &Lease, end: &End, nobody_waits: bool) -> Result<(), Failure> {
         let failure = match end {
-            End::Ready | End::Lost => return,
+            End::Ready => return Ok(()),
             // A database that is away is nobody's failure.
-            End::Stopped | End::Failed(Failure::Unreachable(_)) => None,
+            End::Lost | End::Stopped | End::Failed(Failure::Unreachable(_)) => None,
             End::Failed(failure) => Some(failure),
         };
-        let told = transaction(&self.db, |tx| async move {
+        transaction(&self.db, |tx| async move {
             let ours = match failure {
                 Some(failure) if nobody_waits => lease.end_with(&tx, failure).await?,
                 _ => lease.end(&tx).await?,
             };
-            if let Some(failure) = failure.filter(|_| ours) {
+            if !ours {
+                lease.take_death_back(&tx).await?;
+            } else if let Some(failure) = failure {
                 let this = Column::Id.eq(id).and(Column::Status.eq(PROCESSING));
                 Entity::update_many().set(error_row(failure)).filter(this).exec(&*tx).await?;
             }
             Ok(())
-        });
-        if let Err(error) = told.await {
-            tracing::warn!(%error, "a lease could not be given back; it runs out by itself");
-        }
+        })
+        .await
     }
 }
 
@@ -408,6 +436,13 @@ fn ready_row(fetched: &Fetched, media: Media) -> ActiveModel {
 
 fn error_row(failure: &Failure) -> ActiveModel {
     ActiveModel { error: Set(clean(&failure.to_string())), updated_at: Set(Utc::now()), ..Default::default() }
+}
+
+fn poison(row: &Model) -> Failure {
+    let what =
+        "whoever fetches it dies: the process that has it was gone again and again before it could say how that went";
+    let error = Told::new(DeadKind::Poison.as_str(), what);
+    within(format!("recording {} of {}", row.record_id, row.source), Failure::Poison(error.into()))
 }
 
 /// A text that PostgreSQL takes (it refuses NUL); `None` if nothing is left.
@@ -458,7 +493,7 @@ async fn patiently<T, F: Future<Output = Result<T, Failure>>>(work: impl Fn() ->
     loop {
         match work().await {
             Err(Failure::Unreachable(error)) if Instant::now() < deadline => {
-                tracing::warn!(error = in_one_line(&error), "an archived recording waits for the database");
+                tracing::warn!(error = in_one_line(&error), "a job that has ended waits for the database");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             done => return done,
@@ -471,6 +506,7 @@ fn within(what: impl std::fmt::Display + Send + Sync + 'static, failure: Failure
     match failure {
         Failure::Transient(error) => Failure::Transient(error.context(what)),
         Failure::Permanent(error) => Failure::Permanent(error.context(what)),
+        Failure::Poison(error) => Failure::Poison(error.context(what)),
         Failure::Unreachable(error) => Failure::Unreachable(error.context(what)),
     }
 }

@@ -14,7 +14,7 @@ use sea_orm::{ActiveValue::Set, DatabaseConnection, DatabaseTransaction, EntityT
 use crate::presence;
 use crate::sessions::{self, Learned};
 use crate::transaction::apply;
-use crate::worker::{self, Failure, Outcome, Worker};
+use crate::worker::{self, Failure, Handled, Outcome, Worker};
 
 /// The worker.
 #[derive(Debug)]
@@ -54,9 +54,9 @@ impl Rooms {
 impl Worker for Rooms {
     const NAME: WorkerName = WorkerName::Rooms;
 
-    async fn handle(&self, batch: &worker::Batch) -> Result<Outcome, Failure> {
+    async fn handle(&self, batch: &worker::Batch) -> Result<Handled, Failure> {
         apply(&self.db, &batch.replays(), |tx| async move { self.apply(&tx, batch.events()).await }).await?;
-        Ok(Outcome::Applied)
+        Ok(Outcome::Applied.into())
     }
 }
 

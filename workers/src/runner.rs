@@ -8,9 +8,10 @@
 //! | --- | --- |
 //! | applied, or nothing to do | acknowledged |
 //! | somebody is at it | come back later, no attempt spent |
+//! | it goes on by itself | wait for its end; of a suspect, come back later to look after it |
 //! | a batch failed | each event is tried alone |
 //! | transient failure, or a panic | comes back after a delay of the schedule; dead when that is used up |
-//! | permanent failure | dead at once |
+//! | permanent failure, or poison | dead at once |
 //! | the database is not there | held until it is back; after [`HOLD`], handed back, and nothing is taken until it is |
 //!
 //! While somebody has the worker paused, nothing is taken.
@@ -31,7 +32,7 @@ use rollcall_shared::queue::{
 use rollcall_shared::store;
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use sea_orm::DatabaseConnection;
-use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -40,7 +41,7 @@ use tracing::{debug, error, info, warn};
 use crate::cause::Told;
 use crate::program::{Alone, Oversight, Surroundings};
 use crate::transaction;
-use crate::worker::{Batch, Failure, Outcome, Worker};
+use crate::worker::{Batch, Failure, Handled, Job, Outcome, Worker};
 
 /// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
 /// acknowledgement, and counts that against every delivery on it.
@@ -67,8 +68,12 @@ impl Limits {
     /// many, one more is being acknowledged, and one more on its way. A job that takes long is not to wait here, though, while
     /// another process has nothing to do.
     fn prefetch(self) -> u16 {
-        let batches = if self.batch_size == 1 { 2 } else { 4 };
-        (batches * self.batch_size * self.concurrency).try_into().unwrap_or(u16::MAX)
+        (self.rounds() as usize * self.batch_size * self.concurrency).try_into().unwrap_or(u16::MAX)
+    }
+
+    /// How many batches one after the other it takes to work off what is prefetched.
+    pub(crate) fn rounds(self) -> u32 {
+        if self.batch_size == 1 { 2 } else { 4 }
     }
 }
 
@@ -132,6 +137,28 @@ struct Runner<W> {
     in_hand: InHand,
 }
 
+/// What is held while a batch may take this process along.
+enum AtWork {
+    /// A batch of the worker's own queue: beside others of those, and no suspect.
+    Beside(Option<OwnedRwLockReadGuard<()>>),
+    /// A suspect.
+    Alone,
+}
+
+impl AtWork {
+    /// Waits for a job: nobody else has to wait for it. A suspect is not to be held for so long; its delivery looks after the
+    /// job later.
+    async fn wait_for(&mut self, job: Job) -> Result<Outcome, Failure> {
+        match self {
+            Self::Beside(guard) => {
+                guard.take();
+                job.ended.await
+            }
+            Self::Alone => Ok(Outcome::LookAgain(job.look_again)),
+        }
+    }
+}
+
 /// A delivery and what it says.
 struct Taken {
     delivery: Delivery,
@@ -164,12 +191,9 @@ impl<W: Worker> Runner<W> {
         let batches = TaskTracker::new();
         while let Ok(slot) = slots.clone().acquire_owned().await {
             let Some(batch) = lane.next_batch(batch_size, batch_wait).await else { break };
-            let at_work = self.at_work.clone().read_owned().await;
+            let at_work = AtWork::Beside(Some(self.at_work.clone().read_owned().await));
             let (runner, taking) = (self.clone(), taking.clone());
-            batches.spawn(async move {
-                runner.process(batch, Some(slot), &taking).await;
-                drop(at_work);
-            });
+            batches.spawn(async move { runner.process(batch, Some(slot), at_work, &taking).await });
         }
         batches.close();
         batches.wait().await;
@@ -179,24 +203,37 @@ impl<W: Worker> Runner<W> {
     /// of the worker's own queue becomes one.
     async fn drain_suspects(&self, mut suspects: Suspects, taking: &CancellationToken) {
         while suspects.wait().await {
-            // For one: the worker's own queue has its turn after it.
-            let _alone = (self.alone.lock().await, self.at_work.write().await);
+            // For one: the worker's own queue has its turn after it. In this order: what is under way here is not to be waited for
+            // by other workers.
+            let _alone = (self.at_work.write().await, self.alone.lock().await);
             if let Some(suspect) = suspects.take().await {
-                self.process(vec![suspect], None, taking).await;
+                self.process(vec![suspect], None, AtWork::Alone, taking).await;
             }
         }
     }
 
     /// Settles a batch; once it is applied, its slot is free for the next. Where that panics, the deliveries are dropped
     /// unsettled: a new consumer makes them come back.
-    async fn process(&self, batch: Vec<Delivery>, slot: Option<OwnedSemaphorePermit>, taking: &CancellationToken) {
-        if AssertUnwindSafe(self.settle_all(batch, slot, taking)).catch_unwind().await.is_err() {
+    async fn process(
+        &self,
+        batch: Vec<Delivery>,
+        slot: Option<OwnedSemaphorePermit>,
+        at_work: AtWork,
+        taking: &CancellationToken,
+    ) {
+        if AssertUnwindSafe(self.settle_all(batch, slot, at_work, taking)).catch_unwind().await.is_err() {
             error!(worker = %W::NAME, "settling a batch panicked: beginning anew");
             taking.cancel();
         }
     }
 
-    async fn settle_all(&self, batch: Vec<Delivery>, slot: Option<OwnedSemaphorePermit>, taking: &CancellationToken) {
+    async fn settle_all(
+        &self,
+        batch: Vec<Delivery>,
+        slot: Option<OwnedSemaphorePermit>,
+        mut at_work: AtWork,
+        taking: &CancellationToken,
+    ) {
         let mut taken = Vec::with_capacity(batch.len());
         for delivery in batch {
             if let Some(event) = self.read(delivery).await {
@@ -207,7 +244,7 @@ impl<W: Worker> Runner<W> {
             return;
         }
         histogram!("rollcall_worker_batch_events", "worker" => W::NAME.as_str()).record(taken.len() as f64);
-        match self.attempt(&taken, taking).await {
+        match self.attempt(&taken, &mut at_work, taking).await {
             Err(failure) if taken.len() > 1 && !matches!(failure, Failure::Unreachable(_)) => {
                 debug!(events = taken.len(), error = %failure, "a batch failed, trying its events one by one");
                 for one in taken {
@@ -217,7 +254,7 @@ impl<W: Worker> Runner<W> {
                         one.delivery.hand_back();
                         continue;
                     }
-                    let outcome = self.attempt(std::slice::from_ref(&one), taking).await;
+                    let outcome = self.attempt(std::slice::from_ref(&one), &mut at_work, taking).await;
                     self.settle(one, &outcome, taking).await;
                 }
             }
@@ -270,13 +307,22 @@ impl<W: Worker> Runner<W> {
     /// Gives the events to the worker, again and again while the database is away.
     ///
     /// `Unreachable` comes out of here only where waiting has an end: the outage lasts, or the program stops.
-    async fn attempt(&self, taken: &[Taken], taking: &CancellationToken) -> Result<Outcome, Failure> {
+    async fn attempt(
+        &self,
+        taken: &[Taken],
+        at_work: &mut AtWork,
+        taking: &CancellationToken,
+    ) -> Result<Outcome, Failure> {
         let batch: Arc<Batch> =
             Arc::new(taken.iter().map(|one| (one.event.clone(), one.delivery.message.replayed())).collect());
         let since = Instant::now();
         loop {
             let began = Instant::now();
-            let outcome = self.handle(batch.clone()).await;
+            let outcome = match self.handle(batch.clone()).await {
+                Ok(Handled::UnderWay(job)) => at_work.wait_for(job).await,
+                Ok(Handled::Ended(outcome)) => Ok(outcome),
+                Err(failure) => Err(failure),
+            };
             histogram!("rollcall_worker_batch_seconds", "worker" => W::NAME.as_str()).record(began.elapsed());
             let Err(Failure::Unreachable(error)) = outcome else { return outcome };
             warn!(worker = %W::NAME, error = in_one_line(&error), "the database is away: waiting for it");
@@ -291,10 +337,10 @@ impl<W: Worker> Runner<W> {
     }
 
     /// A panic in a rule is a failure like any other, not a dead process.
-    async fn handle(&self, batch: Arc<Batch>) -> Result<Outcome, Failure> {
+    async fn handle(&self, batch: Arc<Batch>) -> Result<Handled, Failure> {
         let worker = self.worker.clone();
         match tokio::spawn(async move { worker.handle(&batch).await }).await {
-            Ok(outcome) => outcome,
+            Ok(handled) => handled,
             Err(error) => Err(Failure::transient(Told::new("panic", format!("the rule panicked: {error}")))),
         }
     }
@@ -320,6 +366,9 @@ impl<W: Worker> Runner<W> {
             }
             Err(failure @ Failure::Permanent(_)) => {
                 self.give_up(delivery, &event, DeadKind::Permanent, failure, taking).await;
+            }
+            Err(failure @ Failure::Poison(_)) => {
+                self.give_up(delivery, &event, DeadKind::Poison, failure, taking).await;
             }
             Err(failure @ Failure::Transient(_)) => match next_delay(&self.retry, delivery.message.attempt) {
                 Some(delay) => {

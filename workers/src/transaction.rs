@@ -42,7 +42,6 @@ pub(crate) async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -
 
 impl Failed for Failure {
     fn database_error(&self) -> Option<&DbErr> {
-        let (Self::Transient(error) | Self::Permanent(error) | Self::Unreachable(error)) = self;
-        error.downcast_ref()
+        self.error().downcast_ref()
     }
 }

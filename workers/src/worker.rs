@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use rollcall_shared::causes::in_one_line;
 use rollcall_shared::event::{Event, WorkerName};
 use rollcall_shared::queue::Replayed;
@@ -20,7 +21,7 @@ pub trait Worker: Send + Sync + 'static {
     ///
     /// The same event may come again, at any time and in any order; the effect must be the same. A batch that fails is
     /// given again event by event, so that one never takes its neighbours along.
-    fn handle(&self, batch: &Batch) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+    fn handle(&self, batch: &Batch) -> impl Future<Output = Result<Handled, Failure>> + Send;
 
     /// The event is about to be a dead letter because of `failure`: the place to tell whoever reads the tables.
     ///
@@ -68,6 +69,29 @@ impl FromIterator<(Event, Option<Replayed>)> for Batch {
     }
 }
 
+/// What became of a batch that did not fail, so far.
+pub enum Handled {
+    /// That is all.
+    Ended(Outcome),
+    /// It goes on by itself.
+    UnderWay(Job),
+}
+
+/// What goes on whether or not somebody waits for it, and is not to be told from its deliveries any more: should it take this
+/// process along, that is known elsewhere, and its deliveries are not to blame.
+pub struct Job {
+    /// How it ends; or, where that takes too long for a delivery, that it is to be looked after.
+    pub ended: BoxFuture<'static, Result<Outcome, Failure>>,
+    /// After how long to look after it, if nobody waits.
+    pub look_again: Duration,
+}
+
+impl From<Outcome> for Handled {
+    fn from(outcome: Outcome) -> Self {
+        Self::Ended(outcome)
+    }
+}
+
 /// How a batch went that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -87,6 +111,9 @@ pub enum Failure {
     /// Waiting will not help: dead at once.
     #[error("{}", in_one_line(.0))]
     Permanent(anyhow::Error),
+    /// It takes along whatever process tries it: dead at once.
+    #[error("{}", in_one_line(.0))]
+    Poison(anyhow::Error),
     /// The database is not there: nobody's failure. The worker stops taking events until it is back.
     #[error("{}", in_one_line(.0))]
     Unreachable(anyhow::Error),
@@ -100,8 +127,14 @@ impl Failure {
 
     /// A short stable word for what similar failures share.
     pub fn cause(&self) -> &str {
-        let (Self::Transient(error) | Self::Permanent(error) | Self::Unreachable(error)) = self;
-        cause::of(error)
+        cause::of(self.error())
+    }
+
+    /// What went wrong.
+    pub(crate) fn error(&self) -> &anyhow::Error {
+        match self {
+            Self::Transient(error) | Self::Permanent(error) | Self::Poison(error) | Self::Unreachable(error) => error,
+        }
     }
 
     /// Dead at once.

@@ -19,6 +19,7 @@ use super::{State, Subject};
 use crate::event::WorkerName;
 use crate::queue::{DeadKind, Death, Message, Removed, Replayed};
 use crate::store::entity::{dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure};
+use crate::store::transaction;
 
 /// The kind and the cause of what has not failed.
 const PURGED: &str = "purged";
@@ -183,10 +184,12 @@ pub async fn prune(db: &DatabaseConnection, until: DateTime<Utc>) -> Result<u64,
             .limit(PRUNED_AT_ONCE)
             .to_owned();
         // Asked again of the row itself: while this waited for its lock, somebody may have restored it.
-        let these = letter::Column::Id.in_subquery(some).and(is_old());
-        let removed = letter::Entity::delete_many().filter(these).exec(db).await?;
-        pruned += removed.rows_affected;
-        if removed.rows_affected < PRUNED_AT_ONCE {
+        let these = &letter::Entity::delete_many().filter(letter::Column::Id.in_subquery(some).and(is_old()));
+        let removed =
+            transaction(db, |tx| async move { Ok::<_, DbErr>(these.clone().exec(&*tx).await?.rows_affected) });
+        let removed = removed.await?;
+        pruned += removed;
+        if removed < PRUNED_AT_ONCE {
             return Ok(pruned);
         }
     }

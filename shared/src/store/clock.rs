@@ -1,8 +1,14 @@
 //! The database's own time, in its own words: what several machines compare is not to depend on their clocks.
+//!
+//! That clock may be set, too. What it has written while it was ahead is told by lying farther away than anything that is right
+//! can, and not believed.
 
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend};
+
+/// As sqlx writes it.
+const SQLITE_FORMAT: &str = "%Y-%m-%dT%H:%M:%f+00:00";
 
 /// SQL for times by the database's clock. SQLite keeps times as text, here in the form that sqlx writes, so that they compare
 /// as times do.
@@ -30,7 +36,20 @@ impl Clock {
         self.shifted('-', time)
     }
 
-    /// For how many seconds the time in `column` is over, as a double.
+    /// Whether a right is over that lasts until the time in the column `until`, and for as many seconds as the column `length` has
+    /// from when it was last taken. Over is also one that lasts for more than twice its length from now: that was taken by a
+    /// clock that has been set back since. (For a little more than once it may be one that was set back by a little.)
+    pub fn is_over(self, until: &str, length: &str) -> String {
+        let now = self.now();
+        let latest = match self.0 {
+            DbBackend::Sqlite => format!("strftime('{SQLITE_FORMAT}', 'now', (2 * {length}) || ' seconds')"),
+            _ => format!("(clock_timestamp() + 2 * {length} * interval '1 second')"),
+        };
+        format!("({until} < {now} OR {until} > {latest})")
+    }
+
+    /// For how many seconds the time in `column` is over, as a double; less than nothing, if it was written by a clock that was
+    /// ahead.
     pub fn seconds_since(self, column: &str) -> String {
         match self.0 {
             DbBackend::Sqlite => format!("((julianday('now') - julianday({column})) * 86400.0)"),
@@ -41,7 +60,7 @@ impl Clock {
     fn shifted(self, sign: char, time: Duration) -> String {
         let seconds = time.as_secs_f64();
         match self.0 {
-            DbBackend::Sqlite => format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '{sign}{seconds:.3} seconds')"),
+            DbBackend::Sqlite => format!("strftime('{SQLITE_FORMAT}', 'now', '{sign}{seconds:.3} seconds')"),
             // Not now(), which is when the transaction began: it may have waited for a lock since.
             _ => format!("(clock_timestamp() {sign} interval '{seconds:.3} seconds')"),
         }

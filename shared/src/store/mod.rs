@@ -87,15 +87,27 @@ async fn has_ended(connection: &mut SqliteConnection) -> Result<bool, SqlxError>
     Ok(!connection.is_in_transaction())
 }
 
+/// What a transaction needs of PostgreSQL, whatever the server, the database or the user has as a default. A statement has to
+/// see what was committed while an earlier one waited for a lock; and what is committed is on disk, since its event is
+/// acknowledged then. Who asks for more than the disk, such as a standby's, gets it.
+///
+/// Said in each transaction, for a connection may be a pooler's, and not ours alone; in one message, for each costs a round trip.
+const POSTGRES_TRANSACTION: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+
 /// Begins a transaction that will write: of two on one SQLite file, the second waits here, for one that has read already and
-/// then wants to write cannot wait any more.
+/// then wants to write cannot wait any more. On PostgreSQL it is `READ COMMITTED`, and its commit waits for the disk.
 ///
 /// # Errors
 /// As of any statement.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let options =
         TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
-    db.begin_with_options(options).await
+    let transaction = db.begin_with_options(options).await?;
+    if db.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared(POSTGRES_TRANSACTION).await?;
+    }
+    Ok(transaction)
 }
 
 /// Before a connection goes back into the pool. The pool itself asks too, and for ever: one that has gone silent would keep

@@ -11,7 +11,7 @@ use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_shared::{shutdown, store, telemetry};
 use rollcall_workers::attendance::Attendance;
 use rollcall_workers::program::{self, Alone, Surroundings};
-use rollcall_workers::worker::{Batch, Failure, Outcome, Worker};
+use rollcall_workers::worker::{Batch, Failure, Handled, Worker};
 
 #[derive(Parser)]
 struct Arguments {
@@ -24,7 +24,7 @@ struct Poisoned(Attendance);
 impl Worker for Poisoned {
     const NAME: WorkerName = WorkerName::Attendance;
 
-    async fn handle(&self, batch: &Batch) -> Result<Outcome, Failure> {
+    async fn handle(&self, batch: &Batch) -> Result<Handled, Failure> {
         for event in batch.events() {
             match &event.change {
                 Change::Joined(connection) if connection.name.as_deref() == Some("kill") => std::process::abort(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rollcall_shared::store;
+use rollcall_shared::store::entity::live_session_user;
 use rollcall_tests::installation::{Installation, Process};
 use rollcall_tests::joins::{applied, intervals, join};
 use rollcall_tests::load::{Load, all_applied};
@@ -11,6 +12,8 @@ use rollcall_tests::proxy::Proxy;
 use rollcall_tests::services::{self, Server};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually};
+use sea_orm::{ConnectionTrait as _, DbBackend, EntityTrait as _, Statement};
+use serde_json::json;
 use tokio::time::sleep;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -125,6 +128,74 @@ async fn a_connection_that_has_fallen_silent_keeps_no_place_in_the_pool() {
         if store::is_reachable(&db).await { Ok(()) } else { Err("there is no connection to be had".into()) }
     })
     .await;
+}
+
+/// What a setting of PostgreSQL's is in a transaction that would write.
+async fn in_transaction(installation: &Installation, setting: &str) -> String {
+    let db = store::connect(&installation.load_settings().database.url, 1).await.unwrap();
+    let transaction = store::begin(&db).await.unwrap();
+    let show = Statement::from_string(DbBackend::Postgres, format!("SHOW {setting}"));
+    let value = transaction.query_one_raw(show).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+    transaction.rollback().await.unwrap();
+    value
+}
+
+#[tokio::test]
+async fn a_transaction_sees_and_keeps_what_its_rule_needs_whatever_the_database_has_as_a_default() {
+    let installation = Installation::new().await;
+    for (setting, default, then) in [
+        ("transaction_isolation", "repeatable read", "read committed"),
+        ("transaction_isolation", "serializable", "read committed"),
+        ("synchronous_commit", "off", "on"),
+        // Whoever waits for a standby goes on waiting for it.
+        ("synchronous_commit", "remote_apply", "remote_apply"),
+        ("synchronous_commit", "local", "local"),
+    ] {
+        let set = setting.replace("transaction_isolation", "default_transaction_isolation");
+        installation.set_in_database(&format!("{set} = '{default}'")).await;
+        assert_eq!(in_transaction(&installation, setting).await, then, "{setting} is {default} by default");
+    }
+}
+
+/// Waits until so many of the programs' sessions wait for a lock.
+async fn wait_for_locks(installation: &Installation, count: i64) {
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(LIMIT, || async {
+        let row = installation.db.query_one_raw(Statement::from_string(DbBackend::Postgres, waiting)).await.unwrap();
+        let found: i64 = row.unwrap().try_get_by_index(0).unwrap();
+        if found == count { Ok(()) } else { Err(format!("{found} of {count} wait for a lock")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_is_online_in_an_ended_session_where_transactions_are_repeatable_reads_by_default() {
+    let installation = Installation::new().await;
+    installation.set_in_database("default_transaction_isolation = 'repeatable read'").await;
+    let ingress = installation.ingress().await;
+    let workers = installation.attendance_and_rooms(1).await;
+    let sender = Sender::new(&installation, "main", ingress.address);
+    sender.post(&join("class", "first").to_string()).await;
+    applied(&installation, 1, LIMIT).await;
+
+    // A join and then the end of the room wait for the session.
+    let held = store::begin(&installation.db).await.unwrap();
+    held.execute_unprepared("SELECT id FROM course_live_session FOR NO KEY UPDATE").await.unwrap();
+    sender.post(&join("class", "second").to_string()).await;
+    wait_for_locks(&installation, 1).await;
+    let end = json!({"event": "room_finished", "id": "EV_end", "created_at": "1790000600",
+                     "room": {"sid": "sid-of-class", "room_id": "class"}});
+    sender.post(&end.to_string()).await;
+    wait_for_locks(&installation, 2).await;
+    held.rollback().await.unwrap();
+    applied(&installation, 2, LIMIT).await;
+    no_event_was_to_blame(&installation, &workers).await;
+
+    let people = live_session_user::Entity::find().all(&installation.db).await.unwrap();
+    let rows: Vec<_> = people.iter().map(|row| (row.user_id.as_str(), row.is_online, row.total_seconds)).collect();
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|(_, online, seconds)| !online && *seconds == 600), "{rows:?}");
 }
 
 #[tokio::test]

@@ -421,7 +421,7 @@ async fn what_the_management_plugin_and_permissions_say_is_told() {
     installation.set("queue.management_url", &management);
     let visit = doctor(&installation, &[]).await;
     visit.says("management", "ok", &["RabbitMQ", "queues of the prefix"]);
-    visit.says("consumer timeout", "ok", &["8m"]);
+    visit.says("consumer timeout", "ok", &["11m"]);
 
     let wrong = management.replace("guest:guest@", "guest:hunter2@");
     installation.set("queue.management_url", wrong);
@@ -438,7 +438,7 @@ async fn what_the_management_plugin_and_permissions_say_is_told() {
     arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(60_000));
     declare(&broker.url, &queue, arguments).await;
     let visit = doctor(&installation, &[]).await;
-    visit.fails("consumer timeout", &[&queue, "after 1m", "may need 8m", "delete_queue"]);
+    visit.fails("consumer timeout", &[&queue, "after 1m", "may need 11m", "delete_queue"]);
 
     // A user who may come in, and may not touch a queue of this prefix.
     for arguments in

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{TimeDelta, Utc};
 use reqwest::StatusCode;
 use rollcall_shared::config::{self, SecretUrl};
 use rollcall_shared::queue::{Message, Queue};
 use rollcall_shared::store;
 use rollcall_shared::store::entity::{dead_letter, live_session_interval, live_session_user};
 use rollcall_tests::eventually;
-use rollcall_tests::installation::{Folder, Ingress, Process, Server};
-use rollcall_tests::joins::join;
+use rollcall_tests::installation::{Folder, Ingress, Installation, Process, Server};
+use rollcall_tests::joins::{applied, intervals, join};
 use rollcall_tests::webhooks::{Scheme, Sender};
 use rustix::process::Signal;
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, EntityTrait as _, PaginatorTrait as _};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, EntityTrait as _, PaginatorTrait as _, Statement};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -231,6 +232,63 @@ async fn a_database_file_that_may_only_be_read_is_refused_at_the_start() {
         "mount --bind data/rollcall.db data/rollcall.db && mount -o remount,bind,ro data/rollcall.db && exec \"$@\"";
     let process = folder.spawn_by(&["unshare", "--mount", "sh", "-c", script, "sh"], "rollcall", &["up"]);
     refuses(process, &["the database at sqlite://data/rollcall.db cannot be used", "cannot be written to"]).await;
+}
+
+#[tokio::test]
+async fn what_waits_by_a_clock_that_was_ahead_does_not_wait_for_it() {
+    let installation = Installation::on_files().await;
+    let ingress = installation.ingress().await;
+    let sender = sender_to(&installation, &ingress);
+    sender.post(&join("class", "a").to_string()).await;
+    // As it is when it was put off for a second while the clock was an hour ahead.
+    let in_an_hour = (Utc::now() + TimeDelta::hours(1)).timestamp_millis();
+    let file = queue_of(&installation).await;
+    let put_off = format!("UPDATE message SET queue = 'attendance.retry', due_at = {in_an_hour}");
+    file.execute_unprepared(&put_off).await.unwrap();
+    let worker = installation.worker("attendance").await;
+    applied(&installation, 1, Duration::from_secs(10)).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_purge_had_that_was_killed_is_applied_by_a_worker_that_has_read_past_it() {
+    let mut installation = Installation::on_files().await;
+    // It has two in hand and leaves the others.
+    installation.set("workers.batch_size", 1);
+    let ingress = installation.ingress().await;
+    let sender = sender_to(&installation, &ingress);
+    let worker = installation.worker("attendance").await;
+    let held = store::begin(&installation.db).await.unwrap();
+    for number in 0..12 {
+        sender.post(&join("class", &format!("user-{number}")).to_string()).await;
+    }
+    let purge = installation.spawn("rollcall", &["purge", "attendance", "--reason", "a mistake", "--yes"]);
+    let file = queue_of(&installation).await;
+    let of_purge = "SELECT count(*) FROM lease WHERE holder LIKE 'drain-%'";
+    let taken = eventually(LIMIT, || async {
+        let row = file.query_one_raw(Statement::from_string(DbBackend::Sqlite, of_purge)).await.unwrap();
+        let taken: i64 = row.unwrap().try_get_by_index(0).unwrap();
+        if taken > 0 { Ok(taken) } else { Err(format!("it has nothing: {}", purge.log())) }
+    })
+    .await;
+    // Before it can drop any: the database is held.
+    purge.signal(Signal::STOP);
+    held.rollback().await.unwrap();
+    sender.post(&join("class", "late").to_string()).await;
+    let others = 13 - u64::try_from(taken).unwrap();
+    applied(&installation, others, LIMIT).await;
+    assert_eq!(intervals(&installation).await, others);
+    purge.kill().await;
+    applied(&installation, 13, LIMIT).await;
+    worker.stop().await;
+}
+
+fn sender_to(installation: &Installation, ingress: &Ingress) -> Sender {
+    Sender::new(installation, "main", ingress.address)
+}
+
+async fn queue_of(installation: &Installation) -> DatabaseConnection {
+    open(&SecretUrl::parse(&installation.broker_url).unwrap().sqlite_path().unwrap()).await
 }
 
 fn may_mount() -> bool {

@@ -6,9 +6,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use rollcall_ops::standin::{Content, Endpoint, Fault, Recording, StandIn};
-use rollcall_shared::store::entity::live_session_recording as recording;
+use rollcall_shared::store;
+use rollcall_shared::store::entity::{dead_letter, live_session_recording as recording};
 use rollcall_tests::command::rollcall;
 use rollcall_tests::installation::{Ingress, Installation, Process};
+use rollcall_tests::joins::{self, join};
 use rollcall_tests::webhooks::Sender;
 use rollcall_tests::{broker, eventually, fixtures};
 use sea_orm::{ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
@@ -21,6 +23,9 @@ rollcall_tests::on_both_back_ends!(
     what_goes_wrong_once_is_tried_again,
     a_recording_that_cannot_be_had_never_looks_ready,
     a_job_whose_worker_is_killed_is_taken_over,
+    a_recording_that_kills_its_worker_is_found_to_be_poison,
+    a_recording_that_kills_its_worker_long_after_its_delivery_is_found_to_be_poison,
+    suspects_of_recordings_keep_no_others_waiting_and_are_fetched_together,
 );
 
 /// An installation with a stand-in for its server, an ingress, and whatever recordings workers the test wants.
@@ -421,6 +426,115 @@ async fn a_job_whose_worker_is_killed_is_taken_over(installation: Installation) 
     school.nothing_is_dead().await;
     school.only_has(&[&row]).await;
     worker.stop().await;
+}
+
+/// A program in the place of another, which does what the script says.
+fn program(installation: &Installation, name: &str, script: &str) -> PathBuf {
+    let program = installation.directory.join(name);
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+async fn a_recording_that_kills_its_worker_is_found_to_be_poison(installation: Installation) {
+    kills_no_more_than_three(installation, "3m", "").await;
+}
+
+async fn a_recording_that_kills_its_worker_long_after_its_delivery_is_found_to_be_poison(installation: Installation) {
+    kills_no_more_than_three(installation, "100ms", "sleep 1").await;
+}
+
+/// An ffprobe that takes its worker along, after so long; a supervisor that starts that again.
+async fn kills_no_more_than_three(installation: Installation, hold: &str, first: &str) {
+    let school = School::on(installation, |installation| {
+        let kills = installation.directory.join("kills").display().to_string();
+        let ffprobe = program(installation, "ffprobe", &format!("{first}\necho >> {kills}\nkill -9 $PPID"));
+        installation.set("recordings.ffprobe", ffprobe.display());
+        installation.set("recordings.lease", "1s");
+        installation.set("recordings.hold", hold);
+    })
+    .await;
+    let kills = || std::fs::read_to_string(school.installation.directory.join("kills")).unwrap_or_default().len();
+    school.has("poison", &video());
+    // Both ask for the same recording.
+    school.sender.post(&event("end_recording", "poison")).await;
+    school.proceeded("poison").await;
+    let mut worker = school.worker().await;
+    let both_are_dead = async {
+        loop {
+            let dead = broker::depths(&school.installation).await.unwrap();
+            // One that was on its way when its worker was killed may be there twice; it is stored once.
+            if dead.len() == 1 && dead.get("recordings.dead").is_some_and(|dead| *dead >= 2) {
+                return;
+            }
+            if let Ok(ended) = tokio::time::timeout(Duration::from_millis(200), worker.ended()).await {
+                assert!(!ended.success());
+                worker = school.worker().await;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, both_are_dead).await.unwrap_or_else(|_| panic!("{} kills, and no end", kills()));
+    assert_eq!(kills(), 3);
+    let row = school.row("poison").await.unwrap();
+    assert_eq!((row.status.as_str(), row.file_key.as_ref()), ("failed", None));
+    assert!(row.error.as_ref().unwrap().contains("whoever fetches it dies"), "{row:?}");
+    let storing = school.installation.spawn("rollcall-worker", &["dead-letters"]);
+    let letters = eventually(LIMIT, || async {
+        let letters = dead_letter::Entity::find().all(&school.installation.db).await.unwrap();
+        if letters.len() == 2 { Ok(letters) } else { Err(format!("{} are stored", letters.len())) }
+    })
+    .await;
+    assert!(letters.iter().all(|letter| letter.kind == "poison" && letter.cause == "poison"), "{letters:?}");
+
+    // Whatever it was is mended: the count begins anew, and what is left of the killed is swept away.
+    program(&school.installation, "ffprobe", "exec ffprobe \"$@\"");
+    let replayed = rollcall(&school.installation, &["dlq", "replay", "--cause", "poison", "--yes", "--wait"]).await;
+    assert!(replayed.success && replayed.stdout.contains("2 applied, 0 died again"), "{replayed:?}");
+    let row = school.becomes("poison", "ready").await;
+    assert_eq!(kills(), 3);
+    school.only_has(&[&row]).await;
+    storing.stop().await;
+}
+
+async fn suspects_of_recordings_keep_no_others_waiting_and_are_fetched_together(installation: Installation) {
+    const RECORDINGS: usize = 4;
+    let school = School::on(installation, |installation| installation.set("recordings.lease", "1s")).await;
+    let slow = Fault::Slow { bytes_per_second: u64::try_from(size(&video()) / 40).unwrap() };
+    school.server.script(Endpoint::Download, vec![slow; 3 * RECORDINGS]);
+    let up = school.installation.up().await;
+    for number in 0..RECORDINGS {
+        school.has(&format!("r-{number}"), &video());
+        school.proceeded(&format!("r-{number}")).await;
+    }
+    let fetching = |times: usize| {
+        let school = &school;
+        eventually(LIMIT, move || async move {
+            let begun = school.server.count(Endpoint::Download);
+            if begun >= times { Ok(()) } else { Err(format!("{begun} of {times} are being fetched")) }
+        })
+    };
+    fetching(RECORDINGS).await;
+    // Joins that the worker has, and that wait for the database.
+    let held = store::begin(&school.installation.db).await.unwrap();
+    held.execute_unprepared("UPDATE course_live_session SET subject = 'held'").await.unwrap();
+    for number in 0..10 {
+        school.sender.post(&join("room", &format!("user-{number}")).to_string()).await;
+    }
+    eventually(LIMIT, || async {
+        let ready = broker::depths(&school.installation).await?;
+        if ready.is_empty() { Ok(()) } else { Err(format!("{ready:?}")) }
+    })
+    .await;
+    up.process.kill().await;
+    held.rollback().await.unwrap();
+    // As if it had died a while ago: whoever asks next has them at once.
+    school.installation.db.execute_unprepared("DELETE FROM recording_lease").await.unwrap();
+
+    let up = school.installation.up().await;
+    let limit = Duration::from_secs(8);
+    tokio::join!(joins::applied(&school.installation, 10, limit), fetching(2 * RECORDINGS));
+    assert_eq!(school.count("processing").await, RECORDINGS as u64, "the downloads were not slow enough");
+    up.process.stop().await;
 }
 
 #[tokio::test]

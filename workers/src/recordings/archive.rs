@@ -1,8 +1,8 @@
 //! Where recordings are kept, and where they lie until they are whole.
 //!
 //! A recording is fetched into a work folder, by default inside the storage's own, and published by renaming: no second
-//! copy, and nobody ever sees half a file. A work folder elsewhere costs a copy. Names in the work folder say whose they
-//! are, so that what a killed process left can be told from what is being fetched.
+//! copy, and nobody ever sees half a file. A work folder elsewhere costs a copy into the storage's own first. Names in either
+//! say whose they are, so that what a killed process left can be told from what is being fetched.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,12 +11,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, ensure};
 use chrono::{DateTime, Utc};
-use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStoreExt as _, path::Path as Key};
 use rollcall_shared::config::Settings;
 use sea_orm::DatabaseConnection;
-use tokio::io::AsyncWriteExt as _;
 use uuid::Uuid;
 
 use super::lease::{self, Lease};
@@ -34,9 +32,10 @@ const MAX_RECORD_ID: usize = 80;
 pub(super) struct Archive {
     store: Arc<LocalFileSystem>,
     root: PathBuf,
+    /// The storage's own work folder, from which one can rename.
+    own: PathBuf,
+    /// Where recordings are fetched into: the same, unless the settings name another.
     work: PathBuf,
-    /// Whether the work folder is the storage's own, from which one can rename.
-    inside: bool,
 }
 
 impl Archive {
@@ -45,16 +44,15 @@ impl Archive {
         let root = root(settings)?;
         let own = root.join(INCOMING);
         let work = settings.recordings.work_dir.clone().unwrap_or_else(|| own.clone());
-        for (folder, setting) in [(&root, "storage.url"), (&work, "recordings.work_dir")] {
+        for (folder, setting) in [(&root, "storage.url"), (&own, "storage.url"), (&work, "recordings.work_dir")] {
             fs::create_dir_all(folder)
                 .with_context(|| format!("setting {setting}: cannot make {}", folder.display()))?;
         }
         let store = LocalFileSystem::new_with_prefix(&root)
             .with_context(|| format!("setting storage.url: cannot open {}", root.display()))?
             .with_fsync(true);
-        let work = fs::canonicalize(&work)?;
-        let inside = fs::canonicalize(&own).is_ok_and(|own| own == work);
-        Ok(Self { store: Arc::new(store), root, work, inside })
+        let (own, work) = (fs::canonicalize(&own)?, fs::canonicalize(&work)?);
+        Ok(Self { store: Arc::new(store), root, own, work })
     }
 
     /// Opens the storage if its folder is there. A work folder that is made in it belongs to whom the storage belongs to, and not
@@ -67,10 +65,10 @@ impl Archive {
         }
         let had_work_folder = root.join(INCOMING).exists();
         let archive = Self::open(settings)?;
-        if archive.inside && !had_work_folder {
-            let (owner, made) = (fs::metadata(&root)?, fs::metadata(&archive.work)?);
+        if !had_work_folder {
+            let (owner, made) = (fs::metadata(&root)?, fs::metadata(&archive.own)?);
             if owner.uid() != made.uid() {
-                std::os::unix::fs::chown(&archive.work, Some(owner.uid()), Some(owner.gid()))?;
+                std::os::unix::fs::chown(&archive.own, Some(owner.uid()), Some(owner.gid()))?;
             }
         }
         Ok(Some(archive))
@@ -85,17 +83,22 @@ impl Archive {
     /// Moves a finished file to where others find it; it is on the disk under that name when this returns.
     pub(super) async fn publish(&self, file: &WorkFile, key: &str) -> anyhow::Result<()> {
         let key = Key::parse(key)?;
-        if self.inside {
-            file.sync().await?;
-            self.store.rename(&Key::from_iter([INCOMING, &file.name]), &key).await?;
-        } else {
-            let mut source = tokio::fs::File::open(&file.path).await?;
-            let store: Arc<dyn object_store::ObjectStore> = Arc::clone(&self.store) as _;
-            let mut target = BufWriter::new(store, key);
-            tokio::io::copy(&mut source, &mut target).await?;
-            target.shutdown().await?;
+        if self.is_inside() {
+            return self.rename(file, &key).await;
         }
-        Ok(())
+        let copy = WorkFile { path: self.own.join(&file.name), name: file.name.clone() };
+        tokio::fs::copy(file, &copy).await?;
+        self.rename(&copy, &key).await
+    }
+
+    async fn rename(&self, file: &WorkFile, key: &Key) -> anyhow::Result<()> {
+        file.sync().await?;
+        Ok(self.store.rename(&Key::from_iter([INCOMING, &file.name]), key).await?)
+    }
+
+    /// Whether recordings are fetched into the storage's own work folder.
+    fn is_inside(&self) -> bool {
+        self.own == self.work
     }
 
     /// Takes a small object all the way of a recording: into the work folder, to where it stays, back, and away.
@@ -127,18 +130,22 @@ impl Archive {
     pub(super) async fn sweep(&self, db: &DatabaseConnection) -> anyhow::Result<()> {
         let mut left = Vec::new();
         // Before the leases: a file made in between is not on this list.
-        for entry in fs::read_dir(&self.work)? {
-            let name = entry?.file_name();
-            left.extend(name.to_str().and_then(holder_of).map(|holder| (name.clone(), holder.to_owned())));
+        for folder in [&self.own, &self.work] {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                left.extend(
+                    entry.file_name().to_str().and_then(holder_of).map(|holder| (entry.path(), holder.to_owned())),
+                );
+            }
         }
         if left.is_empty() {
             return Ok(());
         }
         let live = lease::holders(db).await?;
-        for (name, _) in left.iter().filter(|(_, holder)| !live.contains(holder)) {
-            tracing::info!(file = ?name, "removing what a job that died has left");
+        for (file, _) in left.iter().filter(|(_, holder)| !live.contains(holder)) {
+            tracing::info!(?file, "removing what a job that died has left");
             // Somebody else may have been quicker.
-            let _ = fs::remove_file(self.work.join(name));
+            let _ = fs::remove_file(file);
         }
         Ok(())
     }

@@ -3,6 +3,10 @@
 //! All times are the database's, so the workers' clocks do not matter. A lease that is not renewed runs out and the next to
 //! ask has it; the former holder finds out when it renews, or at the latest in the transaction that would make the
 //! recording ready. A job that outlives its delivery leaves its failure in the row for whoever asks next.
+//!
+//! The row also counts the holders that were taken for dead, one after the other: a recording that kills whoever fetches it has no
+//! delivery that could be blamed, since its job goes on without one. A job that ends, however it ends, takes the row and so
+//! the count away; one that was alive after all takes its own death back.
 
 use std::time::Duration;
 
@@ -14,6 +18,8 @@ use crate::cause::{self, Told};
 use crate::transaction::{in_time, transaction};
 use crate::worker::Failure;
 
+/// How many holders a recording may kill: then it is poison.
+const MOST_DEATHS: i32 = 3;
 /// How soon a renewal that the database did not take is tried again.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
@@ -35,6 +41,8 @@ pub(super) enum Asked {
     Held,
     /// A job that outlived its delivery has failed like this; told once.
     Failed(Failure),
+    /// It has killed too many of those who had it; told to everybody until [`begin_anew`].
+    Poison,
 }
 
 impl Lease {
@@ -46,7 +54,12 @@ impl Lease {
             if let Some(failure) = take_failure(&tx, recording_id).await? {
                 return Ok(Asked::Failed(failure));
             }
-            Ok(if lease.take(&*tx).await? { Asked::Ours(lease.clone()) } else { Asked::Held })
+            Ok(match lease.take(&*tx).await? {
+                Some(deaths) if deaths < MOST_DEATHS => Asked::Ours(lease.clone()),
+                Some(_) => Asked::Poison,
+                None if is_poison(&tx, recording_id).await? => Asked::Poison,
+                None => Asked::Held,
+            })
         })
         .await
     }
@@ -56,17 +69,30 @@ impl Lease {
         &self.holder
     }
 
-    async fn take(&self, db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    /// Makes it ours, if it is free or has run out: how many holders have died then.
+    async fn take(&self, db: &impl ConnectionTrait) -> Result<Option<i32>, DbErr> {
         let clock = Clock::of(db);
         // A second job waits here for the first one's commit and then sees its row.
         let sql = format!(
-            "INSERT INTO recording_lease (recording_id, holder, expires_at) VALUES ($1, $2, {after}) \
-             ON CONFLICT (recording_id) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at \
-             WHERE recording_lease.expires_at < {now} AND recording_lease.failure IS NULL",
+            "INSERT INTO recording_lease (recording_id, holder, expires_at, length_seconds) VALUES ($1, $2, {after}, $3) \
+             ON CONFLICT (recording_id) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at, \
+             length_seconds = excluded.length_seconds, deaths = recording_lease.deaths + 1 \
+             WHERE {is_over} AND recording_lease.deaths < {MOST_DEATHS} AND recording_lease.failure IS NULL \
+             RETURNING deaths",
             after = clock.after(self.length),
-            now = clock.now(),
+            is_over = clock.is_over("recording_lease.expires_at", "recording_lease.length_seconds"),
         );
-        self.change(db, sql).await
+        let values = [self.recording_id.into(), self.holder.as_str().into(), self.length.as_secs_f64().into()];
+        let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+        db.query_one_raw(statement).await?.map(|row| row.try_get("", "deaths")).transpose()
+    }
+
+    /// Says that the holder lives whose lease is another's now: it was taken for dead. Where the others are done with the
+    /// recording, there is nothing left to say.
+    pub(super) async fn take_death_back(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+        let sql =
+            "UPDATE recording_lease SET deaths = deaths - 1 WHERE recording_id = $1 AND holder <> $2 AND deaths > 0";
+        self.change(tx, sql.into()).await.map(|_| ())
     }
 
     /// Keeps the lease; returns when it is lost to another job.
@@ -115,6 +141,19 @@ impl Lease {
     async fn change(&self, db: &impl ConnectionTrait, sql: String) -> Result<bool, DbErr> {
         Ok(execute(db, sql, [self.recording_id.into(), self.holder.as_str().into()]).await? == 1)
     }
+}
+
+/// Whether a recording has killed too many of those who had it.
+pub(super) async fn is_poison(tx: &DatabaseTransaction, recording_id: i64) -> Result<bool, DbErr> {
+    let sql = format!("SELECT 1 FROM recording_lease WHERE recording_id = $1 AND deaths >= {MOST_DEATHS}");
+    let statement = Statement::from_sql_and_values(tx.get_database_backend(), sql, [recording_id.into()]);
+    Ok(tx.query_one_raw(statement).await?.is_some())
+}
+
+/// Forgets what a poisonous recording has done: somebody wants it to be tried again.
+pub(super) async fn begin_anew(tx: &DatabaseTransaction, recording_id: i64) -> Result<(), DbErr> {
+    let sql = format!("DELETE FROM recording_lease WHERE recording_id = $1 AND deaths >= {MOST_DEATHS}");
+    execute(tx, sql, [recording_id.into()]).await.map(|_| ())
 }
 
 async fn take_failure(tx: &DatabaseTransaction, recording_id: i64) -> Result<Option<Failure>, DbErr> {

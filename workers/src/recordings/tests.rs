@@ -133,7 +133,10 @@ impl Site {
     }
 
     async fn handle(&self) -> Result<Outcome, Failure> {
-        self.worker.handle(&Batch::from_iter([(event(), None)])).await
+        match self.worker.handle(&Batch::from_iter([(event(), None)])).await? {
+            Handled::Ended(outcome) => Ok(outcome),
+            Handled::UnderWay(job) => job.ended.await,
+        }
     }
 
     async fn row(&self) -> Model {
@@ -311,14 +314,21 @@ async fn a_worker_that_stops_leaves_the_recording_to_another() {
 
 #[tokio::test]
 async fn what_a_killed_worker_left_is_taken_over_and_swept() {
-    let site = Site::start("", &video()).await;
-    let db = &site.database.connection;
-    let id = insert_recording(db, "r-1").await;
-    let lease::Asked::Ours(dead) = Lease::ask(db, id, Duration::ZERO).await.unwrap() else { panic!() };
-    let left = site.worker.archivist.archive.work_file(id, &dead, archive::RECORDING);
-    std::fs::write(Path::new(&left.path), "half").unwrap();
-    std::mem::forget(left);
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
-    assert!(site.is_tidy().await);
+    let elsewhere = tempfile::tempdir().unwrap();
+    for settings in [String::new(), format!("work_dir = '{}'", elsewhere.path().display())] {
+        let site = Site::start(&settings, &video()).await;
+        let db = &site.database.connection;
+        let id = insert_recording(db, "r-1").await;
+        let lease::Asked::Ours(dead) = Lease::ask(db, id, Duration::ZERO).await.unwrap() else { panic!() };
+        let left = site.worker.archivist.archive.work_file(id, &dead, archive::RECORDING);
+        std::fs::write(Path::new(&left.path), "half").unwrap();
+        // Half of the copy, too, where that is what it was at.
+        let name = left.path.file_name().unwrap();
+        std::fs::write(site.media().join(".incoming").join(name), "half").unwrap();
+        std::mem::forget(left);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
+        assert!(site.is_tidy().await);
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
 }

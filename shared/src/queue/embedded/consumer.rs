@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::holder::{self, Holder};
-use super::messages::{self, Place, Stored};
+use super::messages::{self, Due, Place, Stored};
 use super::writer::{Store, StoreError};
 use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
 use crate::queue::message::POISON;
@@ -44,6 +44,7 @@ pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Resu
     let origin = Arc::new(FileOrigin {
         store,
         queues: Queues::of(subscription.worker.as_str()),
+        longest_delay: subscription.retry.delays().last().copied().unwrap_or_default(),
         deliveries: TaskTracker::new(),
         settled: Arc::new(Notify::new()),
     });
@@ -68,6 +69,16 @@ impl Queues {
         Self { own: named(""), retry: named(".retry"), suspect: named(".suspect"), dead: named(".dead") }
     }
 
+    /// Those that one of this name is among.
+    fn with(queue: &str) -> Self {
+        Self::of(queue.split('.').next().unwrap_or_default())
+    }
+
+    /// Whether a queue of this name is a worker's own.
+    fn has_own(queue: &str) -> bool {
+        Self::with(queue).own == queue
+    }
+
     fn place(&self, destination: Destination) -> Place {
         let (queue, due_at, death) = match destination {
             Destination::Later(delay) => {
@@ -87,6 +98,8 @@ impl Queues {
 struct FileOrigin {
     store: Arc<Store>,
     queues: Queues,
+    /// Nothing is put off for longer, as on RabbitMQ, which has no queue for that.
+    longest_delay: Duration,
     deliveries: TaskTracker,
     /// Told when there may be room for more deliveries.
     settled: Arc<Notify>,
@@ -107,6 +120,10 @@ impl Origin for FileOrigin {
     }
 
     fn move_to(&self, delivery: Delivery, destination: Destination) {
+        let destination = match destination {
+            Destination::Later(delay) => Destination::Later(delay.min(self.longest_delay)),
+            elsewhere => elsewhere,
+        };
         let place = Arc::new(self.queues.place(destination));
         let (store, settled) = (self.store.clone(), self.settled.clone());
         tokio::spawn(async move {
@@ -243,13 +260,14 @@ impl Intake {
 
     async fn try_to_look_after_the_rest(&mut self, suspects: &SuspectSource) -> sqlx::Result<()> {
         let Queues { own, retry, suspect, .. } = self.origin.queues.clone();
+        let due = Due::now(self.origin.longest_delay);
         // A file that took nothing then may do so now.
         self.more |= self.failed;
-        if messages::has_due(&mut self.reader, &retry).await? {
+        if messages::has_due(&mut self.reader, &retry, due).await? {
             let moved = self
                 .origin
                 .store
-                .write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, &own, DUE_AT_ONCE).await }));
+                .write(move |tx| Box::pin(async move { messages::move_due(tx, &retry, due, &own, DUE_AT_ONCE).await }));
             self.more |= moved.await.is_ok();
         }
         give_back_the_gone(&self.origin.store, &mut self.reader, &self.holder.name).await?;
@@ -271,13 +289,15 @@ pub(super) async fn give_back_the_gone(store: &Store, reader: &mut SqliteConnect
 }
 
 /// What one who is gone had: taken alone from now on, or dead, if it has taken its holder along too often. What was only to be
-/// taken out lies where it lay.
+/// taken out waits as before.
 async fn give_back(store: &Store, holder: String) {
     let given = store.write(move |tx| {
         Box::pin(async move {
-            if !holder::is_drain(&holder) {
-                for stored in messages::held_by(tx, &holder).await? {
-                    give_back_one(tx, stored).await?;
+            for stored in messages::held_by(tx, &holder).await? {
+                if holder::is_drain(&holder) {
+                    give_back_untouched(tx, &stored).await?;
+                } else {
+                    give_back_delivered(tx, stored).await?;
                 }
             }
             messages::release_all(tx, &holder).await
@@ -288,9 +308,15 @@ async fn give_back(store: &Store, holder: String) {
     }
 }
 
-async fn give_back_one(tx: &mut SqliteConnection, stored: Stored) -> sqlx::Result<()> {
-    let worker = stored.queue.split('.').next().unwrap_or_default();
-    let queues = Queues::of(worker);
+/// A worker's own queue is read in order, and running workers have read past this: it goes to the end. The others are
+/// looked through from their beginning.
+async fn give_back_untouched(tx: &mut SqliteConnection, stored: &Stored) -> sqlx::Result<()> {
+    let Stored { seq, queue, deaths, .. } = stored;
+    if Queues::has_own(queue) { messages::relocate(tx, *seq, queue, *deaths).await } else { Ok(()) }
+}
+
+async fn give_back_delivered(tx: &mut SqliteConnection, stored: Stored) -> sqlx::Result<()> {
+    let queues = Queues::with(&stored.queue);
     info!(message_id = %stored.message.id, "a delivery came back unacknowledged: it is taken alone from now on");
     let deaths = stored.deaths + i64::from(stored.queue == queues.suspect);
     if deaths <= MOST_DEATHS {

@@ -213,14 +213,14 @@ impl File {
     }
 
     async fn create(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut *connection).await?;
+        // It is too late for the first as soon as there is a table.
+        sqlx::raw_sql("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL").execute(&mut *connection).await?;
         change_schema(connection, SCHEMA).await
     }
 
     /// That there is a file at all must outlive a power cut too.
     fn sync_folder(&self) -> io::Result<()> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        LockFile::open(folder)?.sync_all()
+        LockFile::open(folder_of(&self.path))?.sync_all()
     }
 
     async fn check(&self, connection: &mut SqliteConnection) -> Result<(), QueueError> {
@@ -282,8 +282,27 @@ async fn change_schema(connection: &mut SqliteConnection, change: &'static str) 
     tx.commit().await
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a folder, and those that it is to lie in: each is there after a power cut, too.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let within = folder_of(folder);
+    make_folder(within)?;
+    match fs::create_dir(folder) {
+        // By another process.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+        made => made?,
+    }
+    LockFile::open(within)?.sync_all()
+}
+
 fn lock_for_opening(holders: &Path) -> io::Result<LockFile> {
-    fs::create_dir_all(holders)?;
+    make_folder(holders)?;
     let lock = LockFile::create(holders.join("opening"))?;
     lock.lock()?;
     Ok(lock)

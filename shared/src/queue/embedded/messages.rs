@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -147,19 +148,39 @@ pub(in crate::queue) async fn move_to(
     delete(tx, [seq]).await
 }
 
+/// When what waits is due: once its time has come, and also where that is farther away than anything is ever put off. It was
+/// put off by a clock that has been set back since, and nobody can say how long it has waited.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::queue) struct Due {
+    until: i64,
+    beyond: i64,
+}
+
+impl Due {
+    /// What is due now of what is put off for `longest` at most.
+    pub(in crate::queue) fn now(longest: Duration) -> Self {
+        let now = Utc::now().timestamp_millis();
+        let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+        Self { until: now, beyond: now.saturating_add(longest) }
+    }
+}
+
 /// Puts what is due, and nobody is taking out, at the end of the queue that it waits for, but no more than `most`: a transaction that takes long keeps
 /// everybody waiting. How many it were.
 pub(in crate::queue) async fn move_due(
     tx: &mut SqliteConnection,
     waiting: &str,
+    due: Due,
     queue: &str,
     most: u32,
 ) -> sqlx::Result<usize> {
+    // The plus keeps SQLite from reading through all that waits.
     let due: Vec<i64> = sqlx::query_scalar(
-        "SELECT seq FROM message WHERE due_at <= ? AND queue = ? \
+        "SELECT seq FROM message WHERE (due_at <= ? OR due_at > ?) AND +queue = ? \
          AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = message.seq) ORDER BY due_at, seq LIMIT ?",
     )
-    .bind(Utc::now().timestamp_millis())
+    .bind(due.until)
+    .bind(due.beyond)
     .bind(waiting)
     .bind(most)
     .fetch_all(&mut *tx)
@@ -170,7 +191,7 @@ pub(in crate::queue) async fn move_due(
     Ok(due.len())
 }
 
-/// What a holder has that is gone.
+/// What a holder has.
 pub(in crate::queue) async fn held_by(tx: &mut SqliteConnection, holder: &str) -> sqlx::Result<Vec<Stored>> {
     sqlx::query_as("SELECT * FROM message WHERE seq IN (SELECT seq FROM lease WHERE holder = ?) ORDER BY seq")
         .bind(holder)
@@ -178,7 +199,7 @@ pub(in crate::queue) async fn held_by(tx: &mut SqliteConnection, holder: &str) -
         .await
 }
 
-/// Moves a message as it is in the file.
+/// Moves a message that is not dead, as it is in the file.
 pub(in crate::queue) async fn relocate(
     tx: &mut SqliteConnection,
     seq: i64,
@@ -216,9 +237,14 @@ pub(in crate::queue) async fn has_any(connection: &mut SqliteConnection, queue: 
 }
 
 /// Whether something of a queue is due.
-pub(in crate::queue) async fn has_due(connection: &mut SqliteConnection, waiting: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM message WHERE due_at <= ? AND queue = ?)")
-        .bind(Utc::now().timestamp_millis())
+pub(in crate::queue) async fn has_due(
+    connection: &mut SqliteConnection,
+    waiting: &str,
+    due: Due,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM message WHERE (due_at <= ? OR due_at > ?) AND +queue = ?)")
+        .bind(due.until)
+        .bind(due.beyond)
         .bind(waiting)
         .fetch_one(connection)
         .await
@@ -247,6 +273,17 @@ pub(in crate::queue) async fn space(connection: &mut SqliteConnection) -> sqlx::
     .await?;
     let bytes = |number: i64| number.try_into().unwrap_or_default();
     Ok(Space { used: bytes(all - free), free: bytes(free) })
+}
+
+/// Gives up to so many of the file's free pages back to the disk, which has them after the next checkpoint.
+pub(in crate::queue) async fn shrink(connection: &mut SqliteConnection, pages: u32) -> sqlx::Result<()> {
+    let shrink = AssertSqlSafe(format!("PRAGMA incremental_vacuum({pages})"));
+    sqlx::query(shrink).fetch_all(connection).await.map(|_| ())
+}
+
+/// Brings what is in the log to its place, as far as nobody reads it.
+pub(in crate::queue) async fn checkpoint(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(connection).await.map(|_| ())
 }
 
 /// How much is in a queue.
@@ -411,12 +448,32 @@ fn replay(row: &SqliteRow) -> sqlx::Result<Option<Replay>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use chrono::TimeDelta;
 
     use super::super::File;
     use super::*;
+
+    const LONGEST: Duration = Duration::from_mins(30);
+
+    #[tokio::test]
+    async fn what_is_due_farther_away_than_anything_is_put_off_is_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::open(&folder.path().join("queue.db")).await.unwrap();
+        let mut connection = file.writer().await.unwrap();
+        let message = Message::new("main", "participant_joined", Bytes::from_static(b"{}"));
+        for (minutes, is_due) in [(-1, true), (29, false), (31, true), (60, true)] {
+            insert(&mut connection, &[("attendance", message.clone())]).await.unwrap();
+            let taken = take(&mut connection, "attendance", "somebody", 0..=i64::MAX, 1).await.unwrap();
+            let due_at = Some(Utc::now() + TimeDelta::minutes(minutes));
+            let place = Place { queue: "attendance.retry".into(), due_at, death: None };
+            move_to(&mut connection, taken[0].seq, &message, &place).await.unwrap();
+            let found = has_due(&mut connection, "attendance.retry", Due::now(LONGEST)).await.unwrap();
+            assert_eq!(found, is_due, "in {minutes} minutes");
+            let due = Due::now(LONGEST);
+            let moved = move_due(&mut connection, "attendance.retry", due, "elsewhere", 200).await.unwrap();
+            assert_eq!(moved, usize::from(is_due), "in {minutes} minutes");
+        }
+    }
 
     #[tokio::test]
     async fn of_a_great_many_that_are_due_only_some_are_moved_at_once() {
@@ -431,9 +488,10 @@ mod tests {
             move_to(&mut connection, stored.seq, &message, &place).await.unwrap();
         }
         for moved in [200, 200, 100, 0] {
-            let due = has_due(&mut connection, "attendance.retry").await.unwrap();
+            let due = has_due(&mut connection, "attendance.retry", Due::now(LONGEST)).await.unwrap();
             assert_eq!(due, moved > 0);
-            assert_eq!(move_due(&mut connection, "attendance.retry", "attendance", 200).await.unwrap(), moved);
+            let due = Due::now(LONGEST);
+            assert_eq!(move_due(&mut connection, "attendance.retry", due, "attendance", 200).await.unwrap(), moved);
         }
         assert_eq!(depth(&mut connection, "attendance").await.unwrap().messages, 500);
         assert_eq!(holders(&mut connection).await.unwrap(), Vec::<String>::new());

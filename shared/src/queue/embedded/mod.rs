@@ -12,7 +12,8 @@
 //!
 //! A row of the table `message` is in the queue that its column `queue` names, by the names that the queues have on RabbitMQ:
 //! `<worker>`, `<worker>.retry` (until it is due), `<worker>.suspect`, `<worker>.dead`. The rows are given out in the order
-//! of `seq`; whatever goes to another queue, or to the end of its own, gets a new one. A row in `lease` says who has it.
+//! of `seq`; whatever goes to another queue, or to the end of its own, gets a new one. A row in `lease` says who has it. A worker
+//! reads its own queue from where it was, so a row of that is never let go of in its place: whoever has it deletes or moves it.
 
 mod consumer;
 mod drain;

@@ -12,7 +12,7 @@ use metrics::histogram;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::file::{self, File};
 use super::messages;
@@ -31,6 +31,11 @@ const LEFT_TO_THE_LOG: u64 = 32 * 1024 * 1024;
 /// After how long a process that keeps the file to itself is told of, and how often anything that goes on is told.
 const LONG: Duration = Duration::from_secs(10);
 
+/// How long nothing is to be written before the file gives back what a backlog has left free in it; how many bytes it keeps for
+/// the next one; and how many pages it gives back at once (a megabyte: whoever wants to write waits for that).
+const IDLE: Duration = Duration::from_secs(1);
+const KEPT_FREE: u64 = 16 * 1024 * 1024;
+const GIVEN_BACK_AT_ONCE: u32 = 256;
 /// How often to look for room while there is none.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
@@ -222,7 +227,39 @@ impl Writer {
             // The next message finds out what else may be wrong.
             let _ = self.look_for_room(connection).await;
         }
+        let mut pause = IDLE;
+        // As long as there is something to give back; then it may take as long as it wants until something is to be written.
+        while connection.is_some() {
+            if let Ok(count) = timeout(pause, waiting.recv_many(writes, MOST)).await {
+                return count > 0;
+            }
+            match self.give_back(connection).await {
+                Ok(true) => pause = BREATH,
+                Ok(false) => break,
+                Err(error) => {
+                    debug!(%error, "the queue file could not be made smaller");
+                    break;
+                }
+            }
+        }
         waiting.recv_many(writes, MOST).await > 0
+    }
+
+    /// Gives some of what is free in the file back to the disk; `false` when there is no more to give. A file of a version that made
+    /// them without that keeps it all.
+    async fn give_back(&self, connection: &mut Option<SqliteConnection>) -> Result<bool, StoreError> {
+        let connection = self.connected(connection).await?;
+        let failed = |error: sqlx::Error| self.file.failed(&error);
+        let free = messages::space(connection).await.map_err(failed)?.free;
+        if free <= KEPT_FREE {
+            return Ok(false);
+        }
+        messages::shrink(connection, GIVEN_BACK_AT_ONCE).await.map_err(failed)?;
+        let left = messages::space(connection).await.map_err(failed)?.free;
+        if left <= KEPT_FREE {
+            messages::checkpoint(connection).await.map_err(failed)?;
+        }
+        Ok(left < free)
     }
 
     async fn look_for_room(&self, connection: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
@@ -364,4 +401,32 @@ const SQLITE_BUSY: u32 = 5;
 /// How much of the file's disk is free; everything, where that cannot be told.
 pub(super) fn free_bytes(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_backlog_has_taken_of_the_disk_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.db");
+        let file = File::open(&path).await.unwrap();
+        let store = Store::start(file, Limits { max_bytes: None, min_free_bytes: 0 });
+        let message = Message::new("main", "participant_joined", Bytes::from(vec![b'x'; 256 * 1024]));
+        let backlog = (0..160).map(|_| store.insert("attendance", message.clone()));
+        for stored in futures_util::future::join_all(backlog).await {
+            stored.unwrap();
+        }
+        store.write(|tx| Box::pin(messages::delete_all(tx))).await.unwrap();
+        let used = || std::fs::metadata(&path).unwrap().len();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while used() > KEPT_FREE + 1024 * 1024 {
+            assert!(Instant::now() < deadline, "it has {} MB", used() / 1024 / 1024);
+            sleep(Duration::from_millis(20)).await;
+        }
+        store.insert("attendance", message).await.unwrap();
+    }
 }

@@ -14,6 +14,10 @@ pub struct Model {
     pub holder: String,
     /// When the job is taken for dead unless it renews.
     pub expires_at: DateTime<Utc>,
+    /// For how long it has the recording then.
+    pub length_seconds: f64,
+    /// How many holders, one after the other, were taken for dead.
+    pub deaths: i32,
     /// How a job ended that outlived its delivery: whoever looks after it next takes this for its own failure.
     pub failure: Option<String>,
     /// Whether trying again is pointless.

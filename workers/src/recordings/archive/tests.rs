@@ -56,7 +56,7 @@ async fn a_published_file_is_under_its_key_and_nowhere_else() {
     let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for work in [None, Some(elsewhere.path())] {
         let archive = Archive::open(&settings(root.path(), work)).unwrap();
-        assert_eq!(archive.inside, work.is_none());
+        assert_eq!(archive.is_inside(), work.is_none());
         let file = WorkFile { path: archive.work.join("7.x.part"), name: "7.x.part".into() };
         for content in ["film", "the same key again"] {
             fs::write(&file.path, content).unwrap();
@@ -64,6 +64,8 @@ async fn a_published_file_is_under_its_key_and_nowhere_else() {
             assert_eq!(fs::read_to_string(root.path().join("main/2026/11/7-9f.mp4")).unwrap(), content);
         }
         drop(file);
-        assert_eq!(fs::read_dir(&archive.work).unwrap().count(), 0);
+        for folder in [&archive.own, &archive.work] {
+            assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+        }
     }
 }

@@ -85,3 +85,79 @@ async fn a_holder_that_was_replaced_finds_out() {
         first.keep().await;
     }
 }
+
+/// A holder that has been taken for dead.
+async fn dead(db: &DatabaseConnection, id: i64) -> Lease {
+    let lease = ours(db, id, NONE).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    lease
+}
+
+#[tokio::test]
+async fn who_dies_of_a_recording_is_counted_until_somebody_does_not() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        for _ in 1..MOST_DEATHS {
+            dead(db, id).await;
+        }
+        assert!(ends(&ours(db, id, LONG).await, None).await);
+        for _ in 0..MOST_DEATHS {
+            dead(db, id).await;
+        }
+        for _ in 0..2 {
+            assert!(matches!(ask(db, id, LONG).await, Asked::Poison));
+        }
+        transaction(db, |tx| async move { Ok(begin_anew(&tx, id).await?) }).await.unwrap();
+        for _ in 0..MOST_DEATHS {
+            dead(db, id).await;
+        }
+        assert!(matches!(ask(db, id, LONG).await, Asked::Poison));
+    }
+}
+
+/// It finds that its lease is another's.
+async fn lives(lease: &Lease) {
+    transaction(&lease.db, |tx| async move { Ok(lease.take_death_back(&tx).await?) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_was_taken_for_dead_and_lives_has_not_died() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        // One after the other is without its database for too long, and comes back once another has its lease.
+        let mut before = dead(db, id).await;
+        for _ in 0..2 * MOST_DEATHS {
+            let next = dead(db, id).await;
+            lives(&before).await;
+            before = next;
+        }
+        let last = ours(db, id, LONG).await;
+        lives(&before).await;
+        assert!(ends(&last, None).await);
+        // Nothing is left to take back.
+        lives(&before).await;
+        for _ in 0..MOST_DEATHS {
+            dead(db, id).await;
+        }
+        assert!(matches!(ask(db, id, LONG).await, Asked::Poison));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_a_clock_has_given_that_was_ahead_has_run_out() {
+    for database in Database::each().await {
+        let db = &database.connection;
+        let id = insert_recording(db, "r-1").await;
+        ours(db, id, LONG).await;
+        for (ahead, has_run_out) in [(LONG, false), (3 * LONG, true), (100 * LONG, true)] {
+            let until = Clock::of(db).after(ahead);
+            let sql = format!("UPDATE recording_lease SET expires_at = {until}");
+            db.execute_unprepared(&sql).await.unwrap();
+            let running = rollcall_shared::oversight::recordings_in_progress(db).await.unwrap().len();
+            assert_eq!(running, usize::from(!has_run_out), "{ahead:?}");
+            assert_eq!(matches!(ask(db, id, LONG).await, Asked::Ours(_)), has_run_out, "{ahead:?}");
+        }
+    }
+}
