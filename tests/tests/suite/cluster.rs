@@ -65,7 +65,8 @@ async fn a_cluster_whose_nodes_are_killed_and_cut_off_under_load_costs_nothing()
 
     let answers = load.stop().await;
     all_applied(&installation, &answers.accepted, LIMIT).await;
-    assert_eq!(intervals(&installation).await, answers.accepted.len() as u64);
+    // What was not answered 200 may have been kept all the same.
+    assert!(intervals(&installation).await <= answers.all.len() as u64);
     // The tests' own client knows of one host.
     installation.broker_url = cluster.url_of(1);
     assert_eq!(broker::drained(&installation, LIMIT).await, BTreeMap::new());
