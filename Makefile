@@ -12,11 +12,13 @@ CARGO_DENY_VERSION := 0.20.2
 with_services := deploy/dev/with-services
 # Where cargo puts what it builds.
 built := $(or $(CARGO_TARGET_DIR),target)
+# Where deploy/dev/trixie puts its Debian 13.
+trixie := $(CURDIR)/target/trixie
 
-.PHONY: help demo demo-on-servers test soak bench dist lint fmt clippy deny clean ready build
+.PHONY: help demo demo-on-servers test test-rabbitmq4 rabbitmq4 soak bench dist lint fmt clippy deny clean ready build
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: cargo ## play a class through the whole pipeline, and say what came of it
 	@deploy/dev/install ffmpeg cc
@@ -29,6 +31,12 @@ demo-on-servers: ready ## the same on RabbitMQ and PostgreSQL
 
 test: ready build ## run every test (the long fault runs are `make soak`)
 	$(with_services) cargo test --workspace
+
+test-rabbitmq4: rabbitmq4 ready build ## the same on Debian 13's RabbitMQ 4, in a chroot (as root)
+	ROLLCALL_DEV_RABBITMQ_ROOT=$(trixie) $(with_services) cargo test --workspace
+
+rabbitmq4:
+	@deploy/dev/trixie rabbitmq-server >/dev/null
 
 soak: ready ## run the tests that take long, hours, on a release build (ROLLCALL_MODEL_MINUTES=5: less of the model)
 	deploy/dev/install curl
@@ -80,4 +88,4 @@ cargo:
 
 # What a build and a run need; those that are there cost nothing.
 ready: cargo
-	@deploy/dev/install rabbitmq postgresql ffmpeg cc
+	@deploy/dev/install rabbitmq postgresql ffmpeg cc faketime

@@ -8,6 +8,7 @@
 # An instance lives in a directory of its own, DIR:
 #   DIR/kind        "rabbitmq" or "postgres"
 #   DIR/how         "native" or "docker", decided by the first start
+#   DIR/root        the system whose programs it runs, as deploy/dev/trixie makes one; empty for this machine's (native)
 #   DIR/port        the port on 127.0.0.1, kept for every later start
 #   DIR/url         what a client connects to
 #   DIR/pid         process id of the server (native); DIR/pid.born tells it from a later process of the same number
@@ -29,16 +30,18 @@ absolute() {
 
 # ---- programs -------------------------------------------------------------------------------------------------------
 
-# The server script itself: the one in /usr/sbin insists on becoming the user rabbitmq.
+# find_rabbitmq [ROOT]: the server script itself, by its path in the system under ROOT: the one in /usr/sbin insists on
+# becoming the user rabbitmq.
 find_rabbitmq() {
-	local candidate
-	command -v erl >/dev/null || return 1
-	for candidate in /usr/lib/rabbitmq/bin/rabbitmq-server /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server; do
+	local root=${1:-} candidate
+	if [[ -n $root ]]; then [[ -x $root/usr/bin/erl ]]; else command -v erl >/dev/null; fi || return 1
+	for candidate in "$root"/usr/lib/rabbitmq/bin/rabbitmq-server "$root"/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server; do
 		if [[ -x $candidate ]]; then
-			printf '%s\n' "$candidate"
+			printf '%s\n' "${candidate#"$root"}"
 			return 0
 		fi
 	done
+	[[ -z $root ]] || return 1
 	candidate=$(command -v rabbitmq-server) || return 1
 	# A wrapper that changes the user is of no use; a plain installation has rabbitmq-env beside the script.
 	candidate=$(readlink -f "$candidate")
@@ -46,18 +49,44 @@ find_rabbitmq() {
 	printf '%s\n' "$candidate"
 }
 
-# The directory with PostgreSQL's server programs: Debian keeps them off the PATH, one directory for each version.
+# find_postgresql [ROOT]: the directory with PostgreSQL's server programs, by its path in the system under ROOT: Debian keeps
+# them off the PATH, one directory for each version.
 find_postgresql() {
-	local newest found
-	newest=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -rV | head -n 1)
+	local root=${1:-} newest found
+	newest=$(printf '%s\n' "$root"/usr/lib/postgresql/*/bin/postgres | sort -rV | head -n 1)
 	if [[ -x $newest && -x ${newest%/*}/initdb ]]; then
-		printf '%s\n' "${newest%/*}"
+		newest=${newest%/*}
+		printf '%s\n' "${newest#"$root"}"
 		return 0
 	fi
+	[[ -z $root ]] || return 1
 	found=$(command -v postgres) || return 1
 	found=$(readlink -f "$found")
 	[[ -x ${found%/*}/initdb ]] || return 1
 	printf '%s\n' "${found%/*}"
+}
+
+# choose_system ROOT DIR: for what is to be run for the instance in DIR by the programs of the system under ROOT, or of this
+# one if ROOT is empty. It sets
+#   inside       the beginning of such a command
+#   dir_inside   what DIR is called for it
+#   path_inside  its PATH
+# What is mounted is seen by that command and its children alone, and gone with the last of them.
+# shellcheck disable=SC2034 # whoever calls it uses them
+choose_system() {
+	if [[ -z $1 ]]; then
+		inside=() dir_inside=$2 path_inside=$PATH
+		return
+	fi
+	((EUID == 0)) || die "only root may run programs of the system under $1 (chroot)"
+	dir_inside=/mnt path_inside=/usr/sbin:/usr/bin
+	# shellcheck disable=SC2016 # the inner shell expands them
+	inside=(unshare --mount --propagation private -- sh -euc '
+		mount -t proc proc "$1/proc"
+		mount --bind "$2" "$1/mnt"
+		root=$1
+		shift 2
+		exec chroot "$root" "$@"' - "$1" "$2")
 }
 
 docker_runs() { command -v docker >/dev/null && timeout 10 docker info >/dev/null 2>&1 </dev/null; }
@@ -212,9 +241,9 @@ container_runs() { [[ $(docker inspect -f '{{.State.Running}}' "$1" 2>/dev/null)
 # ---- the verbs of `rabbitmq` and `postgres` -------------------------------------------------------------------------
 
 # instance_main KIND PRODUCT FIND VERB DIR [PORT]: what both scripts do with their arguments. FIND says whether PRODUCT is
-# installed. The script has a function for each verb and way to run: {start,stop,kill,remove}_{native,docker}; start
-# returns non-zero when the server does not answer (nothing of it runs then), url prints the URL, $dir is the
-# instance's directory and $port its port.
+# installed, here or under a root directory. The script has a function for each verb and way to run:
+# {start,stop,kill,remove}_{native,docker}; start returns non-zero when the server does not answer (nothing of it runs
+# then), url prints the URL, $dir is the instance's directory, $port its port and $root as DIR/root says.
 instance_main() {
 	kind=$1 product=$2 find=$3 verb=${4:-} dir=${5:-} port=${6:-}
 	start_seconds=${ROLLCALL_DEV_START_SECONDS:-60}
@@ -234,6 +263,7 @@ instance_main() {
 		fi
 		dir=$(cd "$dir" && pwd -P)
 		[[ $(cat "$dir/kind" 2>/dev/null) == "$kind" ]] || die "$dir is not a directory of deploy/dev/$kind"
+		root=$(<"$dir/root")
 		"${verb}_$(<"$dir/how")"
 		if [[ $verb == remove ]]; then rm -rf "$dir"; fi
 		;;
@@ -244,18 +274,23 @@ instance_main() {
 instance_start() {
 	local fixed=$port how attempts=1 began
 	if [[ ! -s $dir/how ]]; then
-		if "$find" >/dev/null; then
+		root=ROLLCALL_DEV_${kind^^}_ROOT
+		root=${!root:-}
+		if "$find" "$root" >/dev/null; then
 			how=native
+		elif [[ -n $root ]]; then
+			die "$product is not installed in the system under $root"
 		elif docker_runs; then
 			how=docker
 		else
 			die "$product is not installed and no Docker engine runs: run deploy/dev/install ${find#find_}"
 		fi
 		mkdir -p "$dir/log"
+		printf '%s\n' "$root" >"$dir/root"
 		printf '%s\n' "$kind" >"$dir/kind"
 		printf '%s\n' "$how" >"$dir/how"
 	fi
-	how=$(<"$dir/how")
+	how=$(<"$dir/how") root=$(<"$dir/root")
 	if [[ -s $dir/port ]]; then
 		fixed=$(<"$dir/port")
 		[[ -z $port || $port == "$fixed" ]] || die "$dir belongs to port $fixed, not $port"

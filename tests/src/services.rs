@@ -61,7 +61,7 @@ impl Server {
         let directory = directory().join(name);
         let script = Path::new(&variable("ROLLCALL_DEV")).join(kind);
         let mut server = Self { script, directory, url: String::new() };
-        server.run_with("start", environment).await;
+        server.run_with("start", &[], environment).await;
         server.url = std::fs::read_to_string(server.directory.join("url")).unwrap().trim().to_owned();
         server
     }
@@ -99,13 +99,73 @@ impl Server {
     }
 
     async fn run(&self, verb: &str) {
-        self.run_with(verb, &[]).await;
+        self.run_with(verb, &[], &[]).await;
     }
 
-    async fn run_with(&self, verb: &str, environment: &[(&str, &str)]) {
+    /// What the script says.
+    async fn run_with(&self, verb: &str, arguments: &[&str], environment: &[(&str, &str)]) -> String {
         let mut command = Command::new(&self.script);
-        command.arg(verb).arg(&self.directory).envs(environment.iter().copied()).stdout(Stdio::null());
-        assert!(command.status().await.unwrap().success(), "{} {verb} failed", self.script.display());
+        command.arg(verb).arg(&self.directory).args(arguments).envs(environment.iter().copied());
+        let output = command.stderr(Stdio::inherit()).output().await.unwrap();
+        assert!(output.status.success(), "{} {verb} {arguments:?} failed", self.script.display());
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// A RabbitMQ cluster of a test's own, of the nodes 1, 2 and 3. Only root may have one.
+#[derive(Debug)]
+pub struct Cluster(Server);
+
+impl Cluster {
+    /// One whose nodes all run.
+    pub async fn start(name: &str) -> Self {
+        Self(Server::start_new("rabbitmq-cluster", name).await)
+    }
+
+    /// Where it is, with the hosts of all its nodes.
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// Where a node is.
+    pub fn url_of(&self, node: u8) -> String {
+        let directory = self.0.directory.join(format!("node{node}"));
+        std::fs::read_to_string(directory.join("url")).unwrap().trim().to_owned()
+    }
+
+    /// SIGKILL for a node.
+    pub async fn kill(&self, node: u8) {
+        self.0.run_with("kill", &[&node.to_string()], &[]).await;
+    }
+
+    /// Starts the nodes that do not run, with their data.
+    pub async fn start_again(&self) {
+        self.0.start().await;
+    }
+
+    /// Cuts a node off from the other two. Clients still reach all of them.
+    pub async fn partition(&self, node: u8) {
+        self.0.run_with("partition", &[&node.to_string()], &[]).await;
+    }
+
+    /// Cuts a node off from everybody.
+    pub async fn isolate(&self, node: u8) {
+        self.0.run_with("isolate", &[&node.to_string()], &[]).await;
+    }
+
+    /// Ends what cuts any node off.
+    pub async fn heal(&self) {
+        self.0.run("heal").await;
+    }
+
+    /// Which node leads a quorum queue.
+    pub async fn leader(&self, queue: &str) -> u8 {
+        self.0.run_with("leader", &[queue], &[]).await.trim().parse().unwrap()
+    }
+
+    /// How many of the nodes have a quorum queue, and are there.
+    pub async fn online(&self, queue: &str) -> usize {
+        self.0.run_with("online", &[queue], &[]).await.split_whitespace().count()
     }
 }
 

@@ -71,11 +71,16 @@ impl Steady {
         Self { stop, accepted, rooms }
     }
 
+    /// How many were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many more were accepted.
     pub async fn goes_on(&self, count: usize, limit: Duration) {
-        let target = self.accepted.load(Ordering::Relaxed) + count;
+        let target = self.accepted() + count;
         eventually(limit, || async {
-            let accepted = self.accepted.load(Ordering::Relaxed);
+            let accepted = self.accepted();
             if accepted >= target { Ok(()) } else { Err(format!("{accepted} of {target} were accepted")) }
         })
         .await;

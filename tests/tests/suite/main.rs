@@ -7,6 +7,7 @@
 mod attendance;
 mod broker_faults;
 mod classes;
+mod cluster;
 mod database_faults;
 mod dead_letters;
 mod doctor;
