@@ -49,8 +49,9 @@ pub fn init(log: &Log) -> Result<(), InitError> {
     Ok(())
 }
 
-/// Where lapin calls an error what it also returns, raw and on several lines. Its callers say it once, with what to do.
-const QUIET: &str = "lapin::channel=off,lapin::io_loop=off";
+/// Where lapin calls an error what it also returns, raw and on several lines, and logs a message that comes back with its body. Its
+/// callers say it once, with what to do.
+const QUIET: &str = "lapin::channel=off,lapin::io_loop=off,lapin::returned_messages=off";
 
 fn filter(text: &str) -> Result<EnvFilter, ConfigError> {
     let quiet = if text.contains("lapin") { "" } else { QUIET };
