@@ -65,7 +65,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
-    /// `sqlite://path` for a file on this machine, or RabbitMQ: `amqp://user:password@host:5672/vhost`, `amqps://…`.
+    /// `sqlite://path` for a file on this machine, or RabbitMQ: `amqp://user:password@host:5672/vhost`, `amqps://…`; of a cluster
+    /// any number of hosts, with commas between them.
     pub url: SecretUrl,
     /// What every exchange and queue is named after, so that two installations can share a broker.
     pub prefix: String,
@@ -425,18 +426,25 @@ fn retry_delay(text: &str) -> Result<Duration, String> {
 pub struct SecretUrl(std::sync::Arc<SecretBox<String>>);
 
 impl SecretUrl {
-    /// A URL of any scheme.
+    /// A URL of any scheme; with several hosts, if it is one of a broker.
     ///
     /// # Errors
     /// The text is not a URL.
     pub fn parse(text: &str) -> Result<Self, url::ParseError> {
-        Url::parse(text)?;
+        for url in each_host(text) {
+            Url::parse(&url)?;
+        }
         Ok(Self(std::sync::Arc::new(SecretBox::new(Box::new(text.to_owned())))))
     }
 
     /// The URL as it was written, password and all.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+
+    /// The same URL for each of its hosts, password and all.
+    pub fn each_host(&self) -> Vec<String> {
+        each_host(self.expose())
     }
 
     /// The file that a `sqlite://` URL names: `sqlite://data/queue.db` is in the working directory, `sqlite:///srv/queue.db` is
@@ -457,9 +465,14 @@ impl SecretUrl {
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Url::parse(self.expose()) {
-            Ok(url) => f.write_str(&without_password(url)),
-            Err(_) => f.write_str("[not a URL]"),
+        let one_host = self.each_host().swap_remove(0);
+        let Ok(url) = Url::parse(&one_host) else { return f.write_str("[not a URL]") };
+        let shown = without_password(url);
+        match (around_hosts(self.expose()), around_hosts(&shown)) {
+            (Some((_, hosts, _)), Some((before, _, after))) if hosts.contains(',') => {
+                write!(f, "{before}{hosts}{after}")
+            }
+            _ => f.write_str(&shown),
         }
     }
 }
@@ -477,6 +490,25 @@ impl<'de> Deserialize<'de> for SecretUrl {
         Self::parse(&text).map_err(|error| {
             de::Error::custom(format!("not a URL: {error} (in a user or password, write # / : @ as %23 %2F %3A %40)"))
         })
+    }
+}
+
+/// What stands before the hosts of a broker's URL, the hosts, and what stands after them.
+fn around_hosts(url: &str) -> Option<(&str, &str, &str)> {
+    if !["amqp://", "amqps://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return None;
+    }
+    let authority = url.find("://")? + 3;
+    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |end| authority + end);
+    let hosts = url[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
+    Some((&url[..hosts], &url[hosts..end], &url[end..]))
+}
+
+/// A URL for each host of a broker's; any other URL as it is.
+fn each_host(url: &str) -> Vec<String> {
+    match around_hosts(url) {
+        Some((before, hosts, after)) => hosts.split(',').map(|host| format!("{before}{host}{after}")).collect(),
+        None => vec![url.to_owned()],
     }
 }
 
@@ -556,7 +588,7 @@ impl Settings {
             "queue.url",
             &self.queue.url,
             "it is sqlite:// and the path of a file on this machine, or amqp://user:password@host:5672/%2f or amqps://…, \
-             with %2f for the virtual host /",
+             with %2f for the virtual host /, and of a cluster several hosts: amqp://user:password@host1,host2:5672/%2f",
         )?;
         check(is_name(&self.queue.prefix), "queue.prefix", &self.queue.prefix, NAME)?;
         if let Some(management) = &self.queue.management_url {
@@ -854,6 +886,29 @@ mod tests {
             assert!(text.contains(expected), "{toml}: {text}");
             assert!(!text.contains("hunter2"), "{toml}: {text}");
         }
+    }
+
+    #[test]
+    fn the_url_of_a_cluster_names_several_hosts() {
+        let url = SecretUrl::parse("amqps://user:hunter,2@a.example:5673,[::1],c:1/%2fvhost?heartbeat=5").unwrap();
+        let of = |host| format!("amqps://user:hunter,2@{host}/%2fvhost?heartbeat=5");
+        assert_eq!(url.each_host(), ["a.example:5673", "[::1]", "c:1"].map(of));
+        assert_eq!(url.to_string(), "amqps://user:***@a.example:5673,[::1],c:1/%2fvhost");
+        assert_eq!(SecretUrl::parse("amqp://a,b").unwrap().to_string(), "amqp://a,b");
+        let one = SecretUrl::parse("amqp://user:hunter,2@a/%2f").unwrap();
+        assert_eq!(
+            (one.to_string(), one.each_host()),
+            ("amqp://user:***@a/%2f".into(), vec!["amqp://user:hunter,2@a/%2f".into()])
+        );
+        for wrong in
+            ["amqp://user:hunter2@a:5672,b:port/%2f", "amqp://user:hunter2@a,/%2f", "amqp://user:hunter2@,a/%2f"]
+        {
+            let error = load(&format!("queue.url = '{wrong}'")).unwrap_err().to_string();
+            assert!(error.contains("queue.url") && !error.contains("hunter2"), "{error}");
+        }
+        // A comma is no host's elsewhere.
+        let file = SecretUrl::parse("sqlite://data/a,b.db").unwrap();
+        assert_eq!((file.each_host().len(), file.sqlite_path()), (1, Some("data/a,b.db".into())));
     }
 
     #[test]

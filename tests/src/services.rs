@@ -106,8 +106,9 @@ impl Server {
     async fn run_with(&self, verb: &str, arguments: &[&str], environment: &[(&str, &str)]) -> String {
         let mut command = Command::new(&self.script);
         command.arg(verb).arg(&self.directory).args(arguments).envs(environment.iter().copied());
-        let output = command.stderr(Stdio::inherit()).output().await.unwrap();
-        assert!(output.status.success(), "{} {verb} {arguments:?} failed", self.script.display());
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {verb} {arguments:?}: {}\n{said}", self.script.display(), output.status);
         String::from_utf8(output.stdout).unwrap()
     }
 }

@@ -62,17 +62,17 @@ impl DeadLetters {
     /// Takes dead letters until `stop`.
     ///
     /// # Errors
-    /// Waiting does not help: the broker refuses us, or a queue exists with other arguments.
+    /// At the start: the broker refuses us, or a queue exists with other arguments. Later that is an obstacle, and tried again.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), QueueError> {
-        let mut next_pruning = Instant::now();
-        let mut began = false;
+        let (mut next_pruning, mut has_taken) = (Instant::now(), false);
         while !stop.is_cancelled() {
-            match self.take(&stop, &mut next_pruning).await {
+            match self.take(&stop, &mut next_pruning, &mut has_taken).await {
                 Ok(()) => {}
-                Err(Ended::Queue(error)) if error.is_final() && !began => return Err(error),
+                Err(Ended::Queue(error)) if error.is_final() && !has_taken => return Err(error),
                 Err(Ended::Queue(error)) => {
-                    warn!(%error, "no dead letters can be taken; will try again");
-                    self.obstacles.add(NO_QUEUE);
+                    if self.obstacles.add(NO_QUEUE) {
+                        warn!(%error, "no dead letters can be taken; will try again");
+                    }
                     stop.run_until_cancelled(sleep(AGAIN)).await;
                 }
                 Err(Ended::Database(error)) => {
@@ -82,15 +82,20 @@ impl DeadLetters {
                     stop.run_until_cancelled(self.database_takes_them(obstacle)).await;
                 }
             }
-            began = true;
             stop.run_until_cancelled(self.pause_is_over()).await;
         }
         Ok(())
     }
 
     /// Takes dead letters until told to stop or to rest.
-    async fn take(&self, stop: &CancellationToken, next_pruning: &mut Instant) -> Result<(), Ended> {
+    async fn take(
+        &self,
+        stop: &CancellationToken,
+        next_pruning: &mut Instant,
+        has_taken: &mut bool,
+    ) -> Result<(), Ended> {
         let mut drain = self.queue.drain(&Drained::Dead).await?;
+        *has_taken = true;
         self.obstacles.remove(NO_QUEUE);
         info!("taking dead letters");
         while !stop.is_cancelled() && !*self.paused.borrow() {

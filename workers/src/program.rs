@@ -59,7 +59,9 @@ pub type Alone = Arc<Mutex<()>>;
 /// # Errors
 /// It refuses us: waiting does not help.
 pub async fn connect(url: &SecretUrl, connections: u32, obstacles: &[Obstacles]) -> anyhow::Result<DatabaseConnection> {
-    obstacles.iter().for_each(|obstacles| obstacles.add(NO_DATABASE));
+    for obstacles in obstacles {
+        obstacles.add(NO_DATABASE);
+    }
     let db = loop {
         match store::connect(url, connections).await {
             Ok(db) => break db,

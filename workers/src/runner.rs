@@ -49,8 +49,13 @@ pub(crate) const HOLD: Duration = Duration::from_mins(5);
 /// How often to ask whether the database is back.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long to wait before trying again to take deliveries where that was refused.
+const TAKE_AGAIN: Duration = Duration::from_secs(1);
+
 /// What a worker is told whose database does not answer.
 const NO_DATABASE: &str = "the database is away";
+/// What a worker is told whose queue cannot be used any more.
+const NO_QUEUE: &str = "the queue cannot be used; the log says why";
 
 /// How much a worker takes at once.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +85,7 @@ impl Limits {
 /// Runs a worker until `stop` is cancelled and what it had taken is settled.
 ///
 /// # Errors
-/// The broker refuses us, or a queue exists with other arguments.
+/// At the start: the broker refuses us, or a queue exists with other arguments. Later that is an obstacle, and tried again.
 pub(crate) async fn run<W: Worker>(
     worker: W,
     surroundings: Surroundings,
@@ -100,13 +105,24 @@ pub(crate) async fn run<W: Worker>(
             runner.worker.shutdown().await;
         }
     });
+    let mut is_starting = true;
     while !stop.is_cancelled() {
+        // Whoever let it start may be gone by the time that the pause is over.
+        is_starting &= !*paused.borrow();
         // Where nobody can say any more that the pause is over, the program ends.
         let _ = stop.run_until_cancelled(paused.clone().wait_for(|paused| !*paused)).await;
         // Cancelled by `stop`, by a pause, or by an outage of the database that lasts.
         let taking = stop.child_token();
         let pause = AbortOnDropHandle::new(tokio::spawn(pause(paused.clone(), taking.clone())));
-        runner.take(&queue, &taking).await?;
+        match runner.take(&queue, &taking).await {
+            Ok(()) => is_starting = false,
+            Err(error) if is_starting => return Err(error),
+            Err(error) => {
+                runner.cannot_take(&error);
+                stop.run_until_cancelled(sleep(TAKE_AGAIN)).await;
+                continue;
+            }
+        }
         drop(pause);
         if !stop.is_cancelled() && !*paused.borrow() {
             stop.run_until_cancelled(runner.database_is_back()).await;
@@ -177,11 +193,18 @@ impl<W: Worker> Runner<W> {
             stop: taking.clone(),
         };
         let Consumer { main, suspects, closed } = queue.consumer(subscription).await?;
+        self.obstacles.remove(NO_QUEUE);
         tokio::join!(self.drain(main, taking), self.drain_suspects(suspects, taking));
         if let Err(error) = closed.await {
             warn!(%error, "the consumer did not end well");
         }
         Ok(())
+    }
+
+    fn cannot_take(&self, error: &QueueError) {
+        if self.obstacles.add(NO_QUEUE) {
+            error!(worker = %W::NAME, %error, "no deliveries can be taken until this is put right; will try again");
+        }
     }
 
     /// Works off the worker's own queue.
@@ -235,7 +258,8 @@ impl<W: Worker> Runner<W> {
         taking: &CancellationToken,
     ) {
         let mut taken = Vec::with_capacity(batch.len());
-        for delivery in batch {
+        // While it waited for its turn, the connection that it came on may have gone.
+        for delivery in batch.into_iter().filter(Delivery::is_ours) {
             if let Some(event) = self.read(delivery).await {
                 taken.push(event);
             }

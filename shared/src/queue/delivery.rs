@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -53,27 +54,62 @@ pub struct Consumer {
 
 /// Deliveries as they come.
 #[derive(Debug)]
-pub struct Lane(mpsc::Receiver<Delivery>);
+pub struct Lane {
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The back end's end of [`Lane`]. Giving never waits, since whoever takes may wait for the back end; what may be unsettled at
+/// once bounds how many there are.
+#[derive(Debug)]
+pub(super) struct LaneSource {
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl LaneSource {
+    pub(super) fn give(&self, delivery: Delivery) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // A worker that has gone does not take it: it comes back when the back end ends.
+        let _ = self.deliveries.send(delivery);
+    }
+
+    /// Whether the worker has taken all that was given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0
+    }
+}
 
 impl Lane {
-    pub(super) fn new(capacity: u16) -> (mpsc::Sender<Delivery>, Self) {
-        let (sender, receiver) = mpsc::channel(capacity.into());
-        (sender, Self(receiver))
+    pub(super) fn new() -> (LaneSource, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (LaneSource { deliveries: sender, waiting: waiting.clone() }, Self { deliveries: receiver, waiting })
     }
 
     /// The next deliveries: waits for the first, then up to `wait` for more, until there are `most`.
     ///
     /// None when the consumer was told to stop and everything delivered has been given out.
     pub async fn next_batch(&mut self, most: usize, wait: Duration) -> Option<Vec<Delivery>> {
-        let mut batch = vec![self.0.recv().await?];
+        let mut batch = vec![self.next().await?];
         let deadline = Instant::now() + wait;
         while batch.len() < most {
-            match timeout_at(deadline, self.0.recv()).await {
+            match timeout_at(deadline, self.next()).await {
                 Ok(Some(delivery)) => batch.push(delivery),
                 Ok(None) | Err(_) => break,
             }
         }
         Some(batch)
+    }
+
+    async fn next(&mut self) -> Option<Delivery> {
+        loop {
+            let delivery = self.deliveries.recv().await?;
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if delivery.is_ours() {
+                return Some(delivery);
+            }
+        }
     }
 }
 
@@ -138,6 +174,9 @@ pub(super) trait Origin: fmt::Debug + Send + Sync {
     /// These are done. All are of this origin.
     fn ack(&self, deliveries: Vec<Delivery>) -> BoxFuture<'_, ()>;
 
+    /// Whether its deliveries can still be settled.
+    fn is_open(&self) -> bool;
+
     /// This goes elsewhere, as the message that it is now: in the background, since that may take its time.
     fn move_to(&self, delivery: Delivery, destination: Destination);
 }
@@ -157,6 +196,12 @@ pub(super) enum Destination {
 
 /// Each settles the delivery, at once or in the background, or leaves it to come back: either way nothing is lost.
 impl Delivery {
+    /// Whether it still can be settled: where the connection that it came on is gone, it comes again, and what is done about it
+    /// here is done twice.
+    pub fn is_ours(&self) -> bool {
+        self.origin.is_open()
+    }
+
     /// Its effect is committed.
     pub async fn ack(self) {
         Self::ack_all(vec![self]).await;

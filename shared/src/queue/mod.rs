@@ -209,7 +209,9 @@ pub enum PublishError {
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// `queue.url` is a URL, but not one of a broker.
-    #[error("setting queue.url is {0}: it is amqp://user:password@host:5672/%2f or amqps://…")]
+    #[error(
+        "setting queue.url is {0}: it is amqp://user:password@host:5672/%2f or amqps://…, with commas between several hosts"
+    )]
     Url(String),
     /// The broker is there and does not let us in: waiting does not help.
     #[error(

@@ -51,8 +51,9 @@ pub fn init(log: &Log) -> Result<(), InitError> {
     Ok(())
 }
 
-/// Where lapin calls an error what it also returns, raw and on several lines. Its callers say it once, with what to do.
-const QUIET: [&str; 2] = ["lapin::channel", "lapin::io_loop"];
+/// Where lapin calls an error what it also returns, raw and on several lines, and logs a message that comes back with its body. Its
+/// callers say it once, with what to do.
+const QUIET: [&str; 3] = ["lapin::channel", "lapin::io_loop", "lapin::returned_messages"];
 
 fn filter(text: &str) -> Result<Targets, ConfigError> {
     let targets: Targets = text.parse().map_err(|_| ConfigError::Invalid {

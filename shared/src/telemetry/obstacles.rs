@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Obstacles(Arc<Mutex<BTreeSet<&'static str>>>);
 
 impl Obstacles {
-    /// This keeps the program from its work, until it is [`removed`](Self::remove).
-    pub fn add(&self, what: &'static str) {
-        self.locked().insert(what);
+    /// This keeps the program from its work, until it is [`removed`](Self::remove). Whether that is new: to tell it once.
+    pub fn add(&self, what: &'static str) -> bool {
+        self.locked().insert(what)
     }
 
     /// This does not any more.

@@ -19,8 +19,11 @@ use super::plan::{BackEnd, Plan, Weather};
 use crate::installation::{Installation, Process};
 use crate::services::{self, Server};
 
-/// Where Debian's package `faketime` has it.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// What is loaded into a program to have its clock jump, of Debian's package `faketime`.
+fn libfaketime() -> PathBuf {
+    format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH).into()
+}
+
 /// How large the disk of a queue file is that is to be full, in MB: Rollcall leaves 64 MiB free.
 const DISK: usize = 100;
 /// A broker that is killed within a second or two of a quorum queue's declaration forgets it.
@@ -125,7 +128,7 @@ pub(super) struct Clock {
 
 impl Clock {
     fn new(directory: &Path) -> Option<Self> {
-        if !Path::new(FAKETIME).exists() {
+        if !libfaketime().exists() {
             return None;
         }
         let clock = Self { file: directory.join("clock"), shown_to: Mutex::default() };
@@ -145,7 +148,7 @@ impl Clock {
     fn environment(&self) -> [String; 5] {
         [
             "env".to_owned(),
-            format!("LD_PRELOAD={FAKETIME}"),
+            format!("LD_PRELOAD={}", libfaketime().display()),
             format!("FAKETIME_TIMESTAMP_FILE={}", self.file.display()),
             "FAKETIME_NO_CACHE=1".to_owned(),
             "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod amqp_faults;
 mod attendance;
 mod broker_faults;
 mod classes;

@@ -1,9 +1,11 @@
 //! Getting to the broker: one connection, made with a time-out, and errors that say what to do.
+//!
+//! Of a cluster there are several hosts, any of which will do: they are tried in turn, each for as long as one may take, and the first is
+//! one by chance, so that many programs are spread over all of them.
 
 use std::fmt;
 use std::time::Duration;
 
-use lapin::options::ConfirmSelectOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
@@ -15,12 +17,12 @@ use super::version;
 use crate::config;
 use crate::queue::QueueError;
 
-/// How long the broker may take to let us in.
+/// How long a host may take to let us in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats: a broker that is frozen is noticed after two.
 const HEARTBEAT: u16 = 10;
 /// The reply code of a close that nothing went wrong before.
-const DONE: u16 = 200;
+pub(super) const DONE: u16 = 200;
 /// The first and the longest wait between two tries to connect.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -28,7 +30,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// Where the broker is, and what we are called there.
 #[derive(Clone)]
 pub(super) struct Broker {
-    uri: AMQPUri,
+    /// One for each host, and one at least.
+    uris: Vec<AMQPUri>,
     /// Without its password.
     url: String,
     prefix: String,
@@ -38,9 +41,12 @@ pub(super) struct Broker {
 impl Broker {
     /// `name` is shown to the broker's operator.
     pub(super) fn new(settings: &config::Queue, name: &str) -> Result<Self, QueueError> {
-        let mut uri = parse(settings.url.expose()).ok_or_else(|| QueueError::Url(settings.url.to_string()))?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self { uri, url: settings.url.to_string(), prefix: settings.prefix.clone(), name: name.to_owned() })
+        let mut uris = settings.url.each_host().iter().map(|url| parse(url)).collect::<Option<Vec<_>>>();
+        for uri in uris.iter_mut().flatten() {
+            uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        }
+        let uris = uris.ok_or_else(|| QueueError::Url(settings.url.to_string()))?;
+        Ok(Self { uris, url: settings.url.to_string(), prefix: settings.prefix.clone(), name: name.to_owned() })
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -52,17 +58,57 @@ impl Broker {
         &self.url
     }
 
+    /// A connection to one of the hosts.
+    ///
+    /// # Errors
+    /// None lets us in. Where one of them may do so later, so that waiting helps, with what is wrong with each.
     pub(super) async fn connect(&self) -> Result<Connection, QueueError> {
+        let mut errors = Vec::new();
+        for uri in self.in_turn() {
+            match self.connect_to(uri).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => errors.push((uri, error)),
+            }
+        }
+        Err(self.none_lets_us_in(errors))
+    }
+
+    /// The hosts, beginning with any.
+    fn in_turn(&self) -> impl Iterator<Item = &AMQPUri> {
+        let first = rand::random_range(0..self.uris.len());
+        self.uris.iter().cycle().skip(first).take(self.uris.len())
+    }
+
+    async fn connect_to(&self, uri: &AMQPUri) -> Result<Connection, QueueError> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
-        match timeout(CONNECT_TIMEOUT, Connection::connect_uri(self.uri.clone(), properties)).await {
+        match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
             Ok(connected) => connected.map_err(|error| self.error("the connection", &error)),
             Err(_) => Err(self.unavailable("no answer in time")),
         }
     }
 
-    /// The broker's version, which it says before it asks who we are; `None` where it does not say so.
+    fn none_lets_us_in(&self, mut errors: Vec<(&AMQPUri, QueueError)>) -> QueueError {
+        if errors.len() == 1 || errors.iter().all(|(_, error)| error.is_final()) {
+            return errors.swap_remove(0).1;
+        }
+        errors.sort_by_key(|(uri, _)| name_of(uri));
+        let of_each = errors.iter().map(|(uri, error)| match error {
+            QueueError::Unavailable { reason, .. } | QueueError::Refused { reason, .. } => {
+                format!("{}: {reason}", name_of(uri))
+            }
+            error => format!("{}: {error}", name_of(uri)),
+        });
+        self.unavailable(of_each.collect::<Vec<_>>().join("; "))
+    }
+
+    /// The version of one that is there, which it says before it asks who we are; `None` where it does not say so.
     pub(super) async fn version(&self) -> Option<String> {
-        timeout(CONNECT_TIMEOUT, version::of(&self.uri)).await.ok()?
+        for uri in self.in_turn() {
+            if let Ok(Some(version)) = timeout(CONNECT_TIMEOUT, version::of(uri)).await {
+                return Some(version);
+            }
+        }
+        None
     }
 
     pub(super) async fn channel(&self, connection: &Connection) -> Result<Channel, QueueError> {
@@ -75,14 +121,6 @@ impl Broker {
         if let Err(error) = connection.close(DONE, "done".into()).await {
             debug!(%error, "the connection to the broker did not close well");
         }
-    }
-
-    /// A channel on which the broker confirms what is published.
-    pub(super) async fn confirming_channel(&self, connection: &Connection) -> Result<Channel, QueueError> {
-        let channel = self.channel(connection).await?;
-        let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        selected.map_err(|error| self.error("publisher confirms", &error))?;
-        Ok(channel)
     }
 
     /// What went wrong with `name`, and whether waiting helps.
@@ -109,6 +147,11 @@ impl Broker {
     }
 }
 
+/// A host, as people call it.
+fn name_of(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
+}
+
 /// The parts of a broker's URL. The parser of lapin takes an IPv6 address for no host at all, and then says `localhost`.
 fn parse(url: &str) -> Option<AMQPUri> {
     let mut uri: AMQPUri = url.parse().ok()?;
@@ -122,7 +165,7 @@ fn parse(url: &str) -> Option<AMQPUri> {
 /// The virtual host that a broker's URL names; `None` if it is none of a broker.
 #[cfg(feature = "management")]
 pub(in crate::queue) fn vhost(url: &config::SecretUrl) -> Option<String> {
-    url.expose().starts_with("amqp").then(|| parse(url.expose()))?.map(|uri| uri.vhost)
+    url.expose().starts_with("amqp").then(|| parse(url.each_host().first()?))?.map(|uri| uri.vhost)
 }
 
 /// Whether ACCESS_REFUSED means a queue or an exchange, and not that we may not come in at all: `access to queue 'x' in vhost
@@ -168,6 +211,23 @@ mod tests {
             assert_eq!((uri.authority.userinfo.password.as_str(), uri.vhost.as_str()), ("p@ss", "/"));
         }
         assert_eq!(parse("amqp://broker/%ff"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_each_host_is_told_unless_all_refuse_us() {
+        let url = config::SecretUrl::parse("amqp://user:password@b:1,a,b:2/%2f").unwrap();
+        let broker = Broker::new(&config::Queue { url, ..config::Queue::default() }, "test").unwrap();
+        let mut hosts: Vec<_> = broker.in_turn().map(name_of).collect();
+        hosts.sort();
+        assert_eq!(hosts, ["a:5672", "b:1", "b:2"]);
+
+        let refused = || QueueError::Refused { url: broker.url().to_owned(), reason: "no such user".into() };
+        let errors = |last| broker.uris.iter().zip([refused(), broker.unavailable("gone"), last]).collect();
+        let error = broker.none_lets_us_in(errors(broker.unavailable("away")));
+        let told = "the broker at amqp://user:***@b:1,a,b:2/%2f cannot be used now: a:5672: gone; b:1: no such user; b:2: away";
+        assert_eq!((error.to_string().as_str(), error.is_final()), (told, false));
+        let all = broker.uris.iter().map(|uri| (uri, refused())).collect();
+        assert!(broker.none_lets_us_in(all).is_final());
     }
 
     #[test]

@@ -5,30 +5,30 @@
 //! whose death would count against it.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
-use tokio::sync::mpsc;
+use lapin::{BasicProperties, Channel, Connection};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::acks::Acks;
-use super::broker::{Backoff, Broker};
+use super::broker::{Backoff, Broker, DONE};
+use super::confirms::Confirms;
 use super::properties;
-use super::topology::Topology;
-use crate::event::WorkerName;
-use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
-use crate::queue::{InHand, Message, QueueError};
+use super::topology::{Retries, Topology};
+use crate::queue::delivery::{
+    Consumer, Delivery, Destination, Lane, LaneSource, Origin, Subscription, SuspectSource, Suspects,
+};
+use crate::queue::{InHand, Message, PublishError, QueueError};
 
-/// How often to look whether the channel for moves is still there.
+/// How often to look whether the channels are still there, where nothing else tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long a connection may take to close that is not wanted any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,13 +39,15 @@ const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a worker is told that has no session.
 const NO_BROKER: &str = "no connection to the broker";
+/// What a worker is told whom the broker has let in before.
+const REFUSED: &str = "the broker refuses us; the log says why";
 
 /// Begins to take deliveries.
 ///
 /// # Errors
 /// Waiting does not help: the broker refuses us, or a queue exists with other arguments.
 pub(super) async fn start(broker: Broker, subscription: Subscription) -> Result<Consumer, QueueError> {
-    let (to_main, main) = Lane::new(subscription.prefetch);
+    let (to_main, main) = Lane::new();
     let (to_suspects, suspects) = Suspects::new();
     let intake = Intake { topology: Topology::new(broker.prefix()), broker, subscription };
     intake.subscription.obstacles.add(NO_BROKER);
@@ -80,78 +82,75 @@ impl Origin for ChannelOrigin {
 
     /// In the background, since a broker that is short of memory takes its time: what comes after need not wait. The
     /// session waits for it before it closes.
+    ///
+    /// Where one of the two connections is gone, it is let go of: it comes back.
     fn move_to(&self, delivery: Delivery, destination: Destination) {
-        let (queue, properties) = self.moves.properties(&delivery.message, &destination);
         let (acks, moves) = (self.acks.clone(), self.moves.clone());
         tokio::spawn(async move {
-            while acks.is_open() {
-                match moves.publish(&queue, &delivery.message.body, properties.clone()).await {
+            let queue = moves.queue(&destination);
+            while acks.is_open() && moves.confirms.is_up() {
+                match moves.publish(&queue, &delivery.message, &destination).await {
                     // Only now that the broker has confirmed it there.
                     Ok(()) => return delivery.ack().await,
-                    Err(reason) => {
-                        warn!(reason, queue, message_id = %delivery.message.id, "a delivery could not be moved; will try again");
+                    Err(error) => {
+                        warn!(%error, queue, message_id = %delivery.message.id, "a delivery could not be moved; will try again");
                         sleep(SETTLE_AGAIN).await;
                     }
                 }
             }
         });
     }
+
+    fn is_open(&self) -> bool {
+        self.acks.is_open()
+    }
 }
 
 /// Where a delivery can be moved to.
 #[derive(Debug)]
 struct Moves {
-    channel: Channel,
+    /// A connection of its own: a broker that is short of memory blocks a connection that publishes, acknowledgements and all.
+    confirms: Confirms,
     topology: Topology,
-    worker: WorkerName,
-    delays: Arc<[Duration]>,
+    retries: Retries,
     deliveries: TaskTracker,
     in_hand: InHand,
 }
 
 impl Moves {
-    /// Which queue that is, and the message for it.
-    fn properties(&self, message: &Message, destination: &Destination) -> (String, BasicProperties) {
-        let (topology, worker) = (&self.topology, self.worker);
+    /// Which queue that is.
+    fn queue(&self, destination: &Destination) -> String {
+        let (topology, worker) = (&self.topology, self.retries.worker);
         match destination {
-            Destination::Later(delay) => (self.retry(*delay), message.properties()),
-            Destination::Queue => (topology.queue(worker), message.properties()),
-            Destination::Suspects => (topology.suspect(worker), message.properties()),
-            Destination::Dead(death) => (topology.dead(worker), message.dead_properties(death)),
+            Destination::Later(delay) => self.retry(*delay),
+            Destination::Queue => topology.queue(worker),
+            Destination::Suspects => topology.suspect(worker),
+            Destination::Dead(_) => topology.dead(worker),
         }
     }
 
     /// The schedule's first delay that is as long, or its longest.
     fn retry(&self, delay: Duration) -> String {
-        let known = self.delays.iter().find(|known| **known >= delay).or(self.delays.last());
-        known.map_or_else(|| self.topology.queue(self.worker), |known| self.topology.retry(self.worker, *known))
+        let Retries { worker, delays } = &self.retries;
+        let known = delays.iter().find(|known| **known >= delay).or(delays.last());
+        known.map_or_else(|| self.topology.queue(*worker), |known| self.topology.retry(*worker, *known))
     }
 
-    async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Result<(), String> {
-        let moving = async {
-            let exchange = self.topology.moves();
-            let options = BasicPublishOptions::default();
-            self.channel.basic_publish(exchange.into(), queue.into(), options, body, properties).await?.await
+    async fn publish(&self, queue: &str, message: &Message, destination: &Destination) -> Result<(), PublishError> {
+        let properties = || -> BasicProperties {
+            match destination {
+                Destination::Dead(death) => message.dead_properties(death),
+                _ => message.properties(),
+            }
         };
         // For as long as the connection lasts: publishing again while the first is under way makes two of one.
-        match moving.await {
-            Ok(Confirmation::Ack(_)) => Ok(()),
-            Ok(_) => Err("the broker refused it".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// Returns when nothing can be moved any more.
-    async fn lost(&self) {
-        while self.channel.status().connected() {
-            sleep(LOOK_AGAIN).await;
-        }
+        self.confirms.publish(&self.topology.moves(), queue, &message.body, properties).await
     }
 }
 
 #[derive(Debug)]
 struct Lanes {
-    main: mpsc::Sender<Delivery>,
+    main: LaneSource,
     suspects: SuspectSource,
 }
 
@@ -165,8 +164,6 @@ struct Intake {
 /// One connection's life.
 struct Session {
     connection: Connection,
-    /// Of its own: a broker that is short of memory blocks a connection that publishes, acknowledgements and all.
-    moving: Connection,
     main: OwnQueue,
     suspects: SuspectQueue,
     moves: Arc<Moves>,
@@ -195,6 +192,7 @@ impl Intake {
             if let Some(mut open) = session.take() {
                 info!(%worker, "taking deliveries");
                 obstacles.remove(NO_BROKER);
+                obstacles.remove(REFUSED);
                 match open.deliver(&mut lanes, &self.subscription).await {
                     Ok(()) => {
                         drop(lanes);
@@ -212,8 +210,16 @@ impl Intake {
             }
             match Session::open(&self).await {
                 Ok(opened) => session = Some(opened),
-                Err(error) if error.is_final() => error!(%error, "no deliveries can be taken; will try again"),
-                Err(error) => warn!(%error, "the broker is not there; will try again"),
+                // Only a start may refuse.
+                Err(error) if error.is_final() => {
+                    if obstacles.add(REFUSED) {
+                        error!(%error, "no deliveries can be taken until this is put right; will try again");
+                    }
+                }
+                Err(error) => {
+                    obstacles.remove(REFUSED);
+                    warn!(%error, "the broker is not there; will try again");
+                }
             }
         }
     }
@@ -223,21 +229,18 @@ impl Session {
     async fn open(intake: &Intake) -> Result<Self, QueueError> {
         let Intake { broker, topology, subscription } = intake;
         let Subscription { worker, retry, prefetch, .. } = subscription;
-        let connection = broker.connect().await?;
-        topology.declare(broker, &connection).await?;
-        topology.declare_retries(broker, &connection, *worker, retry.delays()).await?;
-        let moving = broker.connect().await?;
+        let retries = Retries::of(*worker, retry);
         let moves = Arc::new(Moves {
-            channel: broker.confirming_channel(&moving).await?,
+            confirms: Confirms::open(broker.clone(), topology.clone(), Some(retries.clone())).await?,
             topology: topology.clone(),
-            worker: *worker,
-            delays: retry.delays().into(),
+            retries,
             deliveries: TaskTracker::new(),
             in_hand: subscription.in_hand.clone(),
         });
+        let connection = broker.connect().await?;
         let main = OwnQueue::open(broker, &connection, &topology.queue(*worker), *prefetch, &moves).await?;
         let suspects = SuspectQueue::open(broker, &connection, topology.suspect(*worker), &moves).await?;
-        Ok(Self { connection, moving, main, suspects, moves })
+        Ok(Self { connection, main, suspects, moves })
     }
 
     /// Hands deliveries to the lanes until told to stop.
@@ -248,13 +251,15 @@ impl Session {
         let moves = self.moves.clone();
         let mut look = interval(LOOK_FOR_SUSPECTS);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lost = pin!(moves.confirms.lost());
         let mut stopping = false;
         loop {
             tokio::select! {
-                () = moves.lost() => return Err("the channel for moving messages has ended".to_owned()),
+                () = &mut lost => return Err("the channel for moving messages has ended".to_owned()),
                 () = subscription.stop.cancelled(), if !stopping => {
                     stopping = true;
                     self.main.cancel().await?;
+                    self.main.origin.acks.end().await;
                 }
                 next = self.main.consumer.next() => match delivered(next, stopping)? {
                     Some((delivery, came_back)) => {
@@ -262,8 +267,7 @@ impl Session {
                         if came_back {
                             set_aside(delivery);
                         } else {
-                            // A worker that has gone does not take it: it comes back when the channel ends.
-                            drop(lanes.main.send(delivery).await);
+                            lanes.main.give(delivery);
                         }
                     }
                     None => return Ok(()),
@@ -279,23 +283,43 @@ impl Session {
 }
 
 impl Session {
-    /// Waits until every delivery is settled, and until the broker knows.
+    /// Waits until every delivery is settled, and until the broker has that; as long as it can be.
     async fn close(self) {
         self.moves.deliveries.close();
-        self.moves.deliveries.wait().await;
-        for connection in [self.connection, self.moving] {
-            if let Err(error) = connection.close(200, "the worker stops".into()).await {
+        tokio::select! {
+            () = self.moves.deliveries.wait() => {}
+            () = self.lost() => {
+                warn!("the connection to the broker was lost: what is not settled comes again");
+                return self.abandon().await;
+            }
+        }
+        for acks in [&self.main.origin.acks, &self.suspects.origin.acks] {
+            if let Err(error) = acks.settled().await {
+                info!(%error, "the channel of what is done was gone: some of it may come again");
+            }
+        }
+        for closed in [
+            self.connection.close(DONE, "the worker stops".into()).await,
+            self.moves.confirms.close("the worker stops").await,
+        ] {
+            if let Err(error) = closed {
                 info!(%error, "the connection to the broker did not close well");
             }
         }
     }
 
+    /// Returns when nothing can be settled any more.
+    async fn lost(&self) {
+        while self.main.origin.is_open() && self.suspects.origin.is_open() {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Closes what is left of a session that has lost a part of itself.
     async fn abandon(self) {
-        for connection in [self.connection, self.moving] {
-            // It is gone already, or does not matter any more.
-            let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "starting anew".into())).await;
-        }
+        // It is gone already, or does not matter any more.
+        let _ = timeout(CLOSE_TIMEOUT, self.connection.close(DONE, "starting anew".into())).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.moves.confirms.close("starting anew")).await;
     }
 }
 

@@ -1,7 +1,8 @@
 //! The queue on RabbitMQ. No AMQP type leaves this module.
 //!
 //! - [`topology`]: which exchanges and queues there are, and why;
-//! - [`publisher`]: webhooks in, confirmed;
+//! - [`confirms`]: how anything is published: confirmed;
+//! - [`publisher`]: webhooks in;
 //! - [`consumer`]: deliveries out; [`acks`] says what is done;
 //! - [`drain`]: messages out for somebody else than their worker;
 //! - [`properties`]: a message as AMQP has it;
@@ -11,6 +12,7 @@
 
 mod acks;
 mod broker;
+mod confirms;
 mod consumer;
 mod depths;
 mod drain;

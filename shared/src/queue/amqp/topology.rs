@@ -14,6 +14,7 @@
 //!
 //! Every queue is a quorum queue, and dead-letters at least once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{
@@ -24,7 +25,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
 use super::broker::Broker;
-use crate::config::Settings;
+use crate::config::{RetrySchedule, Settings};
 use crate::event::WorkerName;
 use crate::queue::QueueError;
 
@@ -35,6 +36,19 @@ const DELIVERY_LIMIT: i64 = 20;
 const SUSPECT_DELIVERY_LIMIT: i64 = 3;
 /// RabbitMQ 4 drops after 20 deliveries unless told otherwise; a dead letter may wait out any outage.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
+
+/// The queues in which a worker's failed events wait: one for each delay, shortest first.
+#[derive(Debug, Clone)]
+pub(super) struct Retries {
+    pub(super) worker: WorkerName,
+    pub(super) delays: Arc<[Duration]>,
+}
+
+impl Retries {
+    pub(super) fn of(worker: WorkerName, schedule: &RetrySchedule) -> Self {
+        Self { worker, delays: schedule.delays().into() }
+    }
+}
 
 /// Names and declarations under one prefix.
 #[derive(Debug, Clone)]
@@ -79,9 +93,19 @@ impl Topology {
         format!("{}.{worker}.retry.{delay}", self.prefix)
     }
 
-    /// Everything that an event needs to be kept: the exchanges and each worker's own queues.
-    pub(super) async fn declare(&self, broker: &Broker, connection: &Connection) -> Result<(), QueueError> {
-        self.declare_on(&mut Declare::on(broker, connection).await?).await
+    /// Everything that an event needs to be kept: the exchanges, each worker's own queues, and the retry queues of one.
+    pub(super) async fn declare(
+        &self,
+        broker: &Broker,
+        connection: &Connection,
+        retries: Option<&Retries>,
+    ) -> Result<(), QueueError> {
+        let mut declare = Declare::on(broker, connection).await?;
+        self.declare_on(&mut declare).await?;
+        match retries {
+            Some(Retries { worker, delays }) => self.declare_retries_on(&mut declare, *worker, delays).await,
+            None => Ok(()),
+        }
     }
 
     async fn declare_on(&self, declare: &mut Declare<'_>) -> Result<(), QueueError> {
@@ -108,17 +132,6 @@ impl Topology {
             }
         }
         Ok(())
-    }
-
-    /// The queues in which a worker's failed events wait.
-    pub(super) async fn declare_retries(
-        &self,
-        broker: &Broker,
-        connection: &Connection,
-        worker: WorkerName,
-        delays: &[Duration],
-    ) -> Result<(), QueueError> {
-        self.declare_retries_on(&mut Declare::on(broker, connection).await?, worker, delays).await
     }
 
     async fn declare_retries_on(
@@ -166,7 +179,7 @@ impl Topology {
 pub(super) async fn delete_all(broker: &Broker, settings: &Settings) -> Result<(), QueueError> {
     let topology = Topology::new(broker.prefix());
     let connection = broker.connect().await?;
-    let channel = broker.confirming_channel(&connection).await?;
+    let channel = broker.channel(&connection).await?;
     let mut queues = vec![topology.unrouted()];
     for worker in WorkerName::ALL {
         queues.extend([topology.queue(worker), topology.suspect(worker), topology.dead(worker)]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -14,7 +14,9 @@ use tracing::{debug, info, warn};
 use super::holder::{self, Holder};
 use super::messages::{self, Due, Place, Stored};
 use super::writer::{Store, StoreError};
-use crate::queue::delivery::{Consumer, Delivery, Destination, Lane, Origin, Subscription, SuspectSource, Suspects};
+use crate::queue::delivery::{
+    Consumer, Delivery, Destination, Lane, LaneSource, Origin, Subscription, SuspectSource, Suspects,
+};
 use crate::queue::message::POISON;
 use crate::queue::{DeadKind, Death, QueueError, host};
 
@@ -39,7 +41,7 @@ const UNREADABLE: &str = "the queue file cannot be read";
 pub(super) async fn start(store: Arc<Store>, subscription: Subscription) -> Result<Consumer, QueueError> {
     let holder = store.file.new_worker()?;
     let reader = store.file.reader().await?;
-    let (to_main, main) = Lane::new(subscription.prefetch);
+    let (to_main, main) = Lane::new();
     let (to_suspects, suspects) = Suspects::new();
     let origin = Arc::new(FileOrigin {
         store,
@@ -119,6 +121,10 @@ impl Origin for FileOrigin {
         })
     }
 
+    fn is_open(&self) -> bool {
+        true
+    }
+
     fn move_to(&self, delivery: Delivery, destination: Destination) {
         let destination = match destination {
             Destination::Later(delay) => Destination::Later(delay.min(self.longest_delay)),
@@ -168,7 +174,7 @@ struct Intake {
 }
 
 impl Intake {
-    async fn run(mut self, main: mpsc::Sender<Delivery>, mut suspects: SuspectSource) {
+    async fn run(mut self, main: LaneSource, mut suspects: SuspectSource) {
         info!(worker = %self.subscription.worker, "taking deliveries");
         let (stop, settled) = (self.subscription.stop.clone(), self.origin.settled.clone());
         let mut changes = self.origin.store.changes();
@@ -194,11 +200,10 @@ impl Intake {
 
     /// Takes as much as may be unsettled at once, when there is room for half of that, or nothing left for the worker to go on
     /// with.
-    async fn fill(&mut self, main: &mpsc::Sender<Delivery>) {
+    async fn fill(&mut self, main: &LaneSource) {
         let prefetch = usize::from(self.subscription.prefetch);
         let room = prefetch.saturating_sub(self.origin.deliveries.len());
-        let has_some = main.capacity() < main.max_capacity();
-        if !self.more || room == 0 || (has_some && room < prefetch.div_ceil(2)) {
+        if !self.more || room == 0 || (!main.is_empty() && room < prefetch.div_ceil(2)) {
             return;
         }
         let taken = self.take(self.origin.queues.own.clone(), self.read_up_to + 1, room).await;
@@ -207,8 +212,7 @@ impl Intake {
         self.more = taken.len() == room;
         self.read_up_to = taken.last().map_or(self.read_up_to, |last| last.seq);
         for stored in taken {
-            // A worker that has gone does not take it: it comes back when this ends.
-            drop(main.send(self.delivery(stored)).await);
+            main.give(self.delivery(stored));
         }
     }
 
