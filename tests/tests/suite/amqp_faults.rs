@@ -400,6 +400,14 @@ fn times(process: &Process, text: &str) -> usize {
     process.log().matches(text).count()
 }
 
+/// Waits until all workers take what is theirs: until then a refusal is one of their start.
+async fn takes_everything(up: &Ingress) {
+    for worker in WorkerName::ALL {
+        up.process.logs(&format!(r#""taking deliveries","worker":"{worker}""#)).await;
+    }
+    up.process.logs("taking dead letters").await;
+}
+
 #[tokio::test]
 async fn permissions_that_are_taken_away_stop_a_worker_only_until_they_are_back() {
     let rabbitmq = Server::rabbitmq("forbidding-broker").await;
@@ -407,6 +415,7 @@ async fn permissions_that_are_taken_away_stop_a_worker_only_until_they_are_back(
     let everything = ["set_permissions", "-p", "/", "guest", ".*", ".*", ".*"];
     let nothing = ["set_permissions", "-p", "/", "guest", "^$", "^$", "^$"];
     let up = installation.up().await;
+    takes_everything(&up).await;
     pause(&installation, true).await;
     rabbitmq.rabbitmqctl(&nothing).await;
     pause(&installation, false).await;
@@ -427,6 +436,7 @@ async fn a_connection_that_is_refused_in_mid_life_is_an_obstacle() {
     let rabbitmq = Server::rabbitmq("refusing-in-mid-life").await;
     let installation = on(&rabbitmq).await;
     let up = installation.up().await;
+    takes_everything(&up).await;
     rabbitmq.rabbitmqctl(&["clear_permissions", "-p", "/", "guest"]).await;
     rabbitmq.rabbitmqctl(&["close_all_connections", "an operator wants it"]).await;
     is_not_ready_for(&up, "the broker refuses us").await;
@@ -441,6 +451,7 @@ async fn a_connection_that_is_refused_in_mid_life_is_an_obstacle() {
 async fn a_queue_file_that_cannot_be_used_in_mid_life_is_an_obstacle() {
     let installation = Installation::on_files().await;
     let up = installation.up().await;
+    takes_everything(&up).await;
     pause(&installation, true).await;
     let holders = installation.directory.join("data").join("queue.db-holders");
     let aside = holders.with_extension("aside");
