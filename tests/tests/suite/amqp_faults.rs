@@ -9,10 +9,10 @@ use lapin::options::QueueDeleteOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use reqwest::StatusCode;
-use rollcall_ops::standin::{Endpoint, Fault, Recording, StandIn};
+use rollcall_shared::config::Settings;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::queue::{Consumer, DeadKind, Delivery, InHand, Message, Publisher, Queue, Subscription};
-use rollcall_shared::store::entity::{dead_letter, live_session_interval, live_session_recording as recording};
+use rollcall_shared::store::entity::{dead_letter, live_session_interval};
 use rollcall_shared::telemetry::obstacles::Obstacles;
 use rollcall_tests::command::rollcall;
 use rollcall_tests::installation::{Ingress, Installation, Process};
@@ -88,6 +88,17 @@ fn distinct(bodies: &[String]) -> BTreeSet<&String> {
     bodies.iter().collect()
 }
 
+fn subscription(settings: &Settings, prefetch: u16, stop: &CancellationToken) -> Subscription {
+    Subscription {
+        worker: WorkerName::Attendance,
+        retry: settings.retry(WorkerName::Attendance).clone(),
+        prefetch,
+        in_hand: InHand::default(),
+        obstacles: Obstacles::default(),
+        stop: stop.clone(),
+    }
+}
+
 /// Many deliveries are moved at once, every other one to a queue that refuses all but one: what is confirmed and what is not is known
 /// of each, so that what was confirmed is there once, and what was refused is moved as soon as there is room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,14 +112,7 @@ async fn of_many_moves_at_once_none_is_given_the_confirm_of_another() {
     publish_all(&publisher(&installation).await, (0..MOVES).map(|number| number.to_string())).await;
 
     let stop = CancellationToken::new();
-    let subscription = Subscription {
-        worker: WorkerName::Attendance,
-        retry: settings.retry(WorkerName::Attendance).clone(),
-        prefetch: MOVES.try_into().unwrap(),
-        in_hand: InHand::default(),
-        obstacles: Obstacles::default(),
-        stop: stop.clone(),
-    };
+    let subscription = subscription(&settings, MOVES.try_into().unwrap(), &stop);
     let Consumer { mut main, suspects, closed } = queue.consumer(subscription).await.unwrap();
     limit(&rabbitmq, &installation, 1).await;
     let mut deliveries = Vec::new();
@@ -137,37 +141,40 @@ async fn of_many_moves_at_once_none_is_given_the_confirm_of_another() {
     assert_eq!(broker::depths(&installation).await.unwrap(), BTreeMap::new());
 }
 
-/// The same as a worker does it, with events of its own.
+/// A worker asks for a suspect, and takes nothing from its lane before it has it: what lies there is of a connection that is gone.
 #[tokio::test]
-async fn a_worker_whose_retry_queue_is_full_loses_nothing_that_was_accepted() {
-    const LATER: usize = 100;
-    const DEAD: usize = 1_000;
-    let rabbitmq = Server::rabbitmq("full-retry-queue").await;
-    let mut installation = on(&rabbitmq).await;
-    installation.set("sessions.unknown", "reject");
-    installation.set("attendance.retry", "1h");
-    let publisher = publisher(&installation).await;
-    publish_all(&publisher, (0..LATER).map(|user| join("unannounced", &user.to_string()).to_string())).await;
-    publish_all(&publisher, (0..DEAD).map(|number| join_of_nobody("class", number).to_string())).await;
-    limit(&rabbitmq, &installation, 1).await;
-
-    let worker = installation.worker("attendance").await;
-    worker.logs("a delivery could not be moved").await;
-    ready(&rabbitmq, &installation, "attendance.dead", DEAD).await;
-    worker.kill().await;
-    // What it had is the broker's again.
+async fn a_lane_that_nobody_empties_keeps_no_suspect_waiting() {
+    const PREFETCH: usize = 4;
+    let rabbitmq = Server::rabbitmq("full-lane").await;
+    let installation = on(&rabbitmq).await;
+    let settings = installation.load_settings();
+    publish_all(&publisher(&installation).await, (0..3 * PREFETCH).map(|number| number.to_string())).await;
+    let (queue, stop) = (Queue::open(&settings.queue, "a worker of the tests").unwrap(), CancellationToken::new());
+    let subscription = subscription(&settings, PREFETCH.try_into().unwrap(), &stop);
+    let in_hand = subscription.in_hand.clone();
+    let Consumer { mut main, mut suspects, closed } = queue.consumer(subscription).await.unwrap();
     eventually(LIMIT, || async {
-        let queues = rabbitmq
-            .rabbitmqctl(&["list_queues", "--quiet", "--no-table-headers", "name", "messages_unacknowledged"])
-            .await;
-        if queues.lines().all(|line| line.ends_with("\t0")) { Ok(()) } else { Err(queues) }
+        let unsettled = in_hand.unsettled();
+        if unsettled == PREFETCH { Ok(()) } else { Err(format!("{unsettled} are in the lane")) }
     })
     .await;
-    let mut all = Vec::new();
-    for queue in ["attendance", "attendance.suspect", "attendance.dead", "attendance.retry.3600s"] {
-        all.extend(bodies_in(&installation, queue).await);
-    }
-    assert_eq!(distinct(&all).len(), LATER + DEAD);
+    close_connections_of(&rabbitmq, "a worker of the tests").await;
+    // What came back, and as many new ones besides those that lie in the lane.
+    ready(&rabbitmq, &installation, "attendance.suspect", PREFETCH).await;
+    eventually(LIMIT, || async {
+        let unsettled = in_hand.unsettled();
+        if unsettled > PREFETCH { Ok(()) } else { Err(format!("{unsettled} are in the lane")) }
+    })
+    .await;
+    let suspect = timeout(Duration::from_secs(10), suspects.take()).await.expect("nobody answers").unwrap();
+    suspect.ack().await;
+    let fresh = timeout(LIMIT, main.next_batch(PREFETCH, Duration::from_secs(1))).await.unwrap().unwrap();
+    assert!(fresh.iter().all(Delivery::is_ours), "what cannot be settled is worked on");
+    assert_eq!(fresh.len(), PREFETCH);
+    Delivery::ack_all(fresh).await;
+    stop.cancel();
+    drop((main, suspects));
+    timeout(LIMIT, closed).await.expect("it does not end").unwrap();
 }
 
 /// The event that a recording is there.
@@ -183,46 +190,6 @@ async fn close_connections_of(rabbitmq: &Server, program: &str) {
         let pid = line.split('\t').next().unwrap();
         rabbitmq.rabbitmqctl(&["close_connection", pid, "an operator wants it"]).await;
     }
-}
-
-/// What the worker had in its lane when the connection went is not its own any more, and keeps nobody waiting.
-#[tokio::test]
-async fn a_worker_whose_connections_are_closed_under_long_jobs_does_all_of_them() {
-    const RECORDINGS: usize = 40;
-    let rabbitmq = Server::rabbitmq("closing-under-jobs").await;
-    let mut installation = on(&rabbitmq).await;
-    let server = StandIn::start("key", &"secret".into()).await.unwrap();
-    installation.server("main", "key", "secret", server.url().as_str());
-    installation.set("recordings.lease", "2s");
-    let file = installation.directory.join("not-a-video");
-    std::fs::write(&file, "x".repeat(10_000)).unwrap();
-    // A job is a request that takes its time; that the file is no video ends it.
-    for id in 0..RECORDINGS {
-        server.add_recording(Recording::new(&id.to_string(), "room", "sid", &file));
-    }
-    // The first go on until the worker has its connections back, and end one after the other.
-    server.script(Endpoint::Info, [6, 7, 8, 9].map(|seconds| Fault::Late(Duration::from_secs(seconds))));
-    server.script(Endpoint::Info, vec![Fault::Late(Duration::from_millis(300)); RECORDINGS]);
-    let ingress = installation.ingress().await;
-    let sender = Sender::new(&installation, "main", ingress.address);
-    for id in 0..RECORDINGS {
-        sender.post(&recorded(id)).await;
-    }
-    let worker = installation.worker("recordings").await;
-    eventually(LIMIT, || async {
-        let asked = server.count(Endpoint::Info);
-        if asked >= 4 { Ok(()) } else { Err(format!("{asked} jobs have begun")) }
-    })
-    .await;
-    close_connections_of(&rabbitmq, "rollcall-worker").await;
-
-    eventually(LIMIT, || async {
-        let done = recording::Entity::find().filter(recording::Column::Status.eq("failed"));
-        let done = done.count(&installation.db).await.map_err(|error| error.to_string())?;
-        if done == RECORDINGS as u64 { Ok(()) } else { Err(format!("{done} of {RECORDINGS} are done")) }
-    })
-    .await;
-    worker.stop().await;
 }
 
 /// Waits until the worker has reported this state of itself.
@@ -355,12 +322,15 @@ async fn what_no_queue_takes_is_answered_only_once_one_does() {
     let installation = Installation::new().await;
     let ingress = installation.ingress().await;
     let load = Load::start(&installation, ingress.address);
-    for _ in 0..3 {
-        load.goes_on(200, LIMIT).await;
-        forget(&installation).await;
-    }
     load.goes_on(200, LIMIT).await;
-    let accepted = load.stop().await;
+    forget(&installation).await;
+    load.goes_on(200, LIMIT).await;
+    let mut accepted = load.stop().await;
+    // While all is declared anew, there is an alternate again before there are bindings.
+    for body in bodies_in(&installation, "unrouted").await {
+        let event: serde_json::Value = serde_json::from_str(&body).unwrap();
+        accepted.remove(event["participant"]["sid"].as_str().unwrap());
+    }
     let _workers = installation.attendance_and_rooms(1).await;
     all_applied(&installation, &accepted, LIMIT).await;
     ingress.process.logs("was deleted, and is declared anew").await;

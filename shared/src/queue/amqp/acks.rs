@@ -65,7 +65,8 @@ impl Acks {
         self.send(frames).await
     }
 
-    /// No more deliveries come.
+    /// Soon no more deliveries come: the consumer is about to be cancelled. The queue answers that only once it has worked off the commands
+    /// that are under way.
     pub(super) async fn end(&self) {
         self.tags.lock().await.left = Some(BEFORE_THE_LAST);
     }

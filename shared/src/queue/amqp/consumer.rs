@@ -258,8 +258,9 @@ impl Session {
                 () = &mut lost => return Err("the channel for moving messages has ended".to_owned()),
                 () = subscription.stop.cancelled(), if !stopping => {
                     stopping = true;
-                    self.main.cancel().await?;
+                    // Before that: once the queue has taken the consumer off, it has what was acknowledged until here.
                     self.main.origin.acks.end().await;
+                    self.main.cancel().await?;
                 }
                 next = self.main.consumer.next() => match delivered(next, stopping)? {
                     Some((delivery, came_back)) => {
