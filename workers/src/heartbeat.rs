@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use crate::stall::Stall;
+
 /// How often it asks whether it shall rest.
 const ASK: Duration = Duration::from_secs(2);
 /// How often it reports how it is doing, if nothing else changes: each time costs a file its sync.
@@ -79,14 +81,16 @@ impl Heartbeat {
         }
     }
 
-    /// Reports and asks until `stop`; then the process is forgotten.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Reports and asks until `stop`, and looks whether the worker stands still; then the process is forgotten.
+    pub(crate) async fn run(mut self, mut stall: Stall, stop: CancellationToken) {
         let mut rounds = interval(ASK);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let round = async {
             loop {
                 rounds.tick().await;
                 self.ask().await;
+                let is_paused = *self.paused.borrow();
+                stall.look(is_paused).await;
                 self.report_if_due().await;
             }
         };
@@ -150,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::recordings::tests::Database;
+    use crate::stall;
 
     #[tokio::test]
     async fn who_is_alive_is_the_databases_clock_to_say() {
@@ -206,8 +211,9 @@ mod tests {
         let held = rollcall_shared::store::begin(&db).await.unwrap();
         let worker = AnyWorker::DeadLetters;
         let (heartbeat, _) = Heartbeat::of(worker, db, InHand::default(), Obstacles::default());
+        let stall = stall::tests::Watched::new(worker, folder.path()).stall;
         let stop = CancellationToken::new();
-        let beating = tokio::spawn(heartbeat.run(stop.clone()));
+        let beating = tokio::spawn(heartbeat.run(stall, stop.clone()));
         tokio::task::yield_now().await;
         stop.cancel();
         let limit = FAREWELL + Duration::from_secs(1);

@@ -7,6 +7,7 @@
 //! - `dead_letters`: what died, out of the queue into the database;
 //! - `runner`: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
 //! - `heartbeat`: how a worker is doing, told to the database, and whether it shall rest;
+//! - `stall`: whether it stands still although there is something to do;
 //! - [`rebuild`]: everybody's rows derived again;
 //! - [`program`]: one of them from its settings to its end;
 //! - `cause`: what dead letters are grouped by;
@@ -26,5 +27,6 @@ pub mod rooms;
 mod runner;
 mod sessions;
 mod sql;
+mod stall;
 mod transaction;
 pub mod worker;

@@ -22,6 +22,7 @@ use crate::heartbeat::Heartbeat;
 use crate::recordings::Recordings;
 use crate::rooms::Rooms;
 use crate::runner::{self, Limits};
+use crate::stall::Stall;
 use crate::worker::Worker;
 
 /// How long to wait before asking again for a database that was not there.
@@ -141,11 +142,13 @@ where
     F: Future<Output = Result<(), QueueError>> + Send + 'static,
 {
     let (in_hand, gone, stop) = (InHand::default(), CancellationToken::new(), stop.child_token());
-    let Surroundings { db, obstacles, .. } = &surroundings;
+    let Surroundings { queue, db, obstacles, .. } = &surroundings;
     let (heartbeat, paused) = Heartbeat::of(program, db.clone(), in_hand.clone(), obstacles.clone());
+    let patience = longest_hold(program, settings);
+    let stall = Stall::of(program, queue.clone(), settings.clone(), in_hand.clone(), obstacles.clone(), patience);
     // One that shall rest takes nothing first.
     stop.run_until_cancelled(heartbeat.ask()).await;
-    let beating = tokio::spawn(heartbeat.run(gone.clone()));
+    let beating = tokio::spawn(heartbeat.run(stall, gone.clone()));
     let running = tokio::spawn(work(surroundings, Oversight { in_hand, paused }, stop.clone()));
     info!(worker = %program, "started");
     until_ended(running, beating, stop, gone, settings.workers.drain_timeout).await
@@ -196,10 +199,17 @@ fn limits(worker: WorkerName, settings: &Settings) -> Limits {
     }
 }
 
-/// The longest that a worker may keep a message before it acknowledges it: the jobs that have the slots before it are waited for,
-/// then its own, and then the database.
-pub fn longest_hold(settings: &Settings) -> Duration {
-    limits(WorkerName::Recordings, settings).rounds() * settings.recordings.hold + runner::HOLD
+/// The longest that a worker may keep a message before it acknowledges it: what has the slots before it is waited for, then its
+/// own turn, and then the database.
+pub fn longest_hold(program: AnyWorker, settings: &Settings) -> Duration {
+    let (rounds, round) = match program {
+        AnyWorker::Events(WorkerName::Recordings) => {
+            (limits(WorkerName::Recordings, settings).rounds(), settings.recordings.hold)
+        }
+        AnyWorker::Events(worker) => (limits(worker, settings).rounds(), store::TRANSACTION_LIMIT),
+        AnyWorker::DeadLetters => (1, store::TRANSACTION_LIMIT),
+    };
+    rounds * round + runner::HOLD
 }
 
 /// How many connections to the database a worker uses at most: one for each batch at work, and some for the rest.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::WorkerName;
+use rollcall_shared::event::{AnyWorker, WorkerName};
 use rollcall_shared::queue::inspection::{Broker, File};
 use rollcall_shared::queue::management::{ConsumerTimeout, Management, ManagementError, QueueState};
 use rollcall_shared::queue::{Inspection, Queue, QueueError};
@@ -168,7 +168,8 @@ async fn management(settings: &Settings) -> Vec<Finding> {
     match ask(settings).await {
         Ok(Some((version, queues))) => {
             let mut findings = vec![known(settings, &version, &queues)];
-            findings.push(consumer_timeout(longest_hold(settings), &queues));
+            let holds = AnyWorker::ALL.map(|worker| longest_hold(worker, settings));
+            findings.push(consumer_timeout(holds.into_iter().max().unwrap_or_default(), &queues));
             findings
         }
         Ok(None) => vec![Finding::warning(

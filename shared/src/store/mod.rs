@@ -18,7 +18,7 @@ use sqlx::{Connection as _, Error as SqlxError, PgConnection};
 use tokio::time::timeout;
 
 pub use self::clock::Clock;
-pub use self::transaction::{Failed, in_time, transaction};
+pub use self::transaction::{Failed, TRANSACTION_LIMIT, in_time, transaction};
 use crate::config::SecretUrl;
 
 /// How long to wait for a connection, from the pool or to the server, before the database counts as unreachable.

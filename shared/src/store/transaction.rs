@@ -16,7 +16,7 @@ use super::{ErrorKind, begin, kind_of};
 const TRIES: usize = 10;
 
 /// How long a transaction may take: a connection that has gone silent, behind a firewall say, never says that it has.
-const LIMIT: Duration = Duration::from_mins(1);
+pub const TRANSACTION_LIMIT: Duration = Duration::from_mins(1);
 
 /// What a transaction may fail with: the database's errors, and perhaps others.
 pub trait Failed: From<DbErr> {
@@ -55,11 +55,12 @@ pub async fn transaction<T, E: Failed, F: Future<Output = Result<T, E>>>(
 /// # Errors
 /// What `work` says, or that the database is not there.
 pub async fn in_time<T, E: Failed>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    timeout(LIMIT, work).await.unwrap_or_else(|_| Err(silent().into()))
+    timeout(TRANSACTION_LIMIT, work).await.unwrap_or_else(|_| Err(silent().into()))
 }
 
 fn silent() -> DbErr {
-    let error = io::Error::new(io::ErrorKind::TimedOut, format!("the database has not answered within {LIMIT:?}"));
+    let error =
+        io::Error::new(io::ErrorKind::TimedOut, format!("the database has not answered within {TRANSACTION_LIMIT:?}"));
     DbErr::Conn(RuntimeErr::SqlxError(Arc::new(SqlxError::Io(error))))
 }
 

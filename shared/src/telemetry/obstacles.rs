@@ -18,6 +18,11 @@ impl Obstacles {
         self.locked().remove(what);
     }
 
+    /// Whether anything else than this stands in the way.
+    pub fn is_any_but(&self, what: &'static str) -> bool {
+        self.locked().iter().any(|obstacle| *obstacle != what)
+    }
+
     /// Whether nothing stands in the way; else all that does.
     ///
     /// # Errors
