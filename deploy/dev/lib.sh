@@ -93,14 +93,14 @@ docker_runs() { command -v docker >/dev/null && timeout 10 docker info >/dev/nul
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
-# "state parent start-time" of a process, from /proc: the name in brackets may hold blanks, so it is cut off first.
+# "state parent threads start-time" of a process, from /proc: the name in brackets may hold blanks, so it is cut off first.
 process_facts() {
 	local line
 	{ IFS= read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
 	line=${line##*) }
 	# shellcheck disable=SC2086 # split into fields on purpose
 	set -- $line
-	printf '%s %s %s\n' "$1" "$2" "${20}"
+	printf '%s %s %s %s\n' "$1" "$2" "${18}" "${20}"
 }
 
 born() {
@@ -109,11 +109,13 @@ born() {
 	printf '%s\n' "${facts##* }"
 }
 
-# A zombie is gone: whoever has to reap it is not ours to wait for.
+# A zombie is gone: whoever has to reap it is not ours to wait for. But of one that was killed the first thread may be a zombie
+# while another still has its files and ports, because a disk has not answered it yet.
 alive() {
-	local facts
+	local facts state threads
 	facts=$(process_facts "$1") || return 1
-	[[ ${facts%% *} != [ZX] ]]
+	read -r state _ threads _ <<<"$facts"
+	[[ $state != [ZX] ]] || ((threads > 1))
 }
 
 # remember_process FILE PID: so that running_process can tell it from a stranger with the same number later.
@@ -295,8 +297,9 @@ instance_start() {
 		fixed=$(<"$dir/port")
 		[[ -z $port || $port == "$fixed" ]] || die "$dir belongs to port $fixed, not $port"
 	fi
-	# Between choosing a free port and listening on it somebody else may take it: then another one.
-	if [[ -z $fixed ]]; then attempts=3; fi
+	# Between choosing a free port and listening on it somebody else may take it: then another one. Also one that has a port takes
+	# more of them at each start.
+	if [[ $how == native || -z $fixed ]]; then attempts=3; fi
 	while true; do
 		port=${fixed:-$(free_port)}
 		began=$SECONDS
@@ -305,7 +308,8 @@ instance_start() {
 			tail -n 40 "$dir"/log/* >&2 2>/dev/null || true
 			die "$product does not answer on 127.0.0.1:$port; its log is in $dir/log"
 		fi
-		"remove_$how"
+		# One that has its port has data, too.
+		if [[ -z $fixed ]]; then "remove_$how"; fi
 	done
 	printf '%s\n' "$port" >"$dir/port"
 	url | tee "$dir/url"

@@ -159,6 +159,50 @@ impl Cluster {
         self.0.run("heal").await;
     }
 
+    /// Whether a node has noticed that it is alone, and works for nobody.
+    pub async fn is_paused(&self, node: u8) -> bool {
+        self.ctl(node, &["eval", "rabbit:is_running()."]).await.trim() == "false"
+    }
+
+    /// What each node says of the cluster and of its queues, and how its log ends: for whoever has to find out what went wrong.
+    pub async fn report(&self) -> String {
+        let mut report = String::new();
+        for node in 1..=3 {
+            let seen = "{rabbit:is_running(), nodes(), rabbit_node_monitor:partitions()}.";
+            let mut parts = vec![self.ctl(node, &["eval", seen]).await];
+            parts.push(self.ctl(node, &["list_queues", "name", "leader", "members", "online"]).await);
+            parts.push(self.end_of_log(node));
+            report += &format!("node {node}:\n{}\n", parts.join("\n"));
+        }
+        report
+    }
+
+    /// The last lines of a node's log.
+    fn end_of_log(&self, node: u8) -> String {
+        const LINES: usize = 40;
+        let folder = self.0.directory.join(format!("node{node}/log"));
+        let mut end = String::new();
+        for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rollcall-")) {
+                let log = std::fs::read_to_string(&file).unwrap();
+                let lines: Vec<_> = log.lines().collect();
+                end += &lines[lines.len().saturating_sub(LINES)..].join("\n");
+            }
+        }
+        end
+    }
+
+    /// What a node's rabbitmqctl answers, whether or not it is what was wanted.
+    async fn ctl(&self, node: u8, arguments: &[&str]) -> String {
+        let node = node.to_string();
+        let (script, directory) = (&self.0.script, &self.0.directory);
+        let mut command = Command::new(script);
+        command.arg("ctl").arg(directory).args([&node, "--quiet", "--timeout", "10"]).args(arguments);
+        let asked = command.output().await.unwrap();
+        let [stdout, stderr] = [asked.stdout, asked.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        stdout + &stderr
+    }
+
     /// Which node leads a quorum queue.
     pub async fn leader(&self, queue: &str) -> u8 {
         self.0.run_with("leader", &[queue], &[]).await.trim().parse().unwrap()

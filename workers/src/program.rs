@@ -200,7 +200,8 @@ fn limits(worker: WorkerName, settings: &Settings) -> Limits {
 }
 
 /// The longest that a worker may keep a message before it acknowledges it: what has the slots before it is waited for, then its
-/// own turn, and then the database.
+/// own turn, and then the database. Of a batch that failed, whose events are tried one by one, each is settled when it is its turn: the last
+/// of them may wait for longer, which is not foreseen.
 pub fn longest_hold(program: AnyWorker, settings: &Settings) -> Duration {
     let (rounds, round) = match program {
         AnyWorker::Events(WorkerName::Recordings) => {

@@ -55,6 +55,8 @@ const FAILED: &str = "failed";
 /// How long a job that has ended waits for a database that has gone away: longer than a restart takes, and fetching a gigabyte
 /// again costs more than waiting.
 const DATABASE_PATIENCE: Duration = Duration::from_mins(10);
+/// How long it does so in a process that is told to stop.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest that a job itself waits when a server wants to be left alone; for longer, the event comes back later.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How often it does so for one request.
@@ -68,6 +70,7 @@ pub struct Recordings {
     archivist: Arc<Archivist>,
     /// Jobs that outlive their deliveries count too.
     slots: Arc<Semaphore>,
+    concurrency: u32,
     hold: Duration,
     lease: Duration,
     jobs: TaskTracker,
@@ -152,6 +155,7 @@ impl Recordings {
         Ok(Self {
             archivist: Arc::new(archivist),
             slots: Arc::new(Semaphore::new(concurrency)),
+            concurrency: concurrency.try_into().context("setting recordings.concurrency")?,
             hold,
             lease,
             jobs: TaskTracker::new(),
@@ -165,12 +169,14 @@ impl Recordings {
             apply(&self.archivist.db, replay.as_slice(), |_| async { Ok(()) }).await?;
             return Ok(Outcome::Applied.into());
         }
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+        // Alone, what may kill this process takes no other recording along.
+        let slots = if lease::may_kill(&self.archivist.db, row.id).await? { self.concurrency } else { 1 };
+        let Ok(slots) = Arc::clone(&self.slots).try_acquire_many_owned(slots) else {
             return Ok(Outcome::LookAgain(self.lease).into());
         };
         match Lease::ask(&self.archivist.db, row.id, self.lease).await? {
             Asked::Ours(lease) => {
-                let job = self.start(row.id, replay, lease, slot);
+                let job = self.start(row.id, replay, lease, slots);
                 let ended = Box::pin(wait_for(job, self.hold, self.lease));
                 Ok(Handled::UnderWay(Job { ended, look_again: self.lease }))
             }
@@ -186,7 +192,7 @@ impl Recordings {
         id: i64,
         replay: Option<Replayed>,
         lease: Lease,
-        slot: OwnedSemaphorePermit,
+        slots: OwnedSemaphorePermit,
     ) -> oneshot::Receiver<Result<Outcome, Failure>> {
         let (done, waiting) = oneshot::channel();
         let (archivist, stop, look_again) = (Arc::clone(&self.archivist), self.stop.clone(), self.lease);
@@ -202,14 +208,14 @@ impl Recordings {
             };
             // A lease that is left behind tells of a death.
             let conclude = || archivist.conclude(id, &lease, &end, done.is_closed());
-            let concluded = match stop.run_until_cancelled(patiently(conclude)).await {
+            let concluded = match stop.run_until_cancelled(patiently(DATABASE_PATIENCE, conclude)).await {
                 Some(concluded) => concluded,
-                None => conclude().await,
+                None => patiently(FAREWELL_PATIENCE, conclude).await,
             };
             if let Err(error) = concluded {
                 tracing::warn!(%error, "a lease could not be given back; it runs out by itself");
             }
-            drop(slot);
+            drop(slots);
             // Where the delivery stops waiting just now, the failure is lost and the event tried once more than it would be.
             let _ = done.send(match end {
                 End::Ready => Ok(Outcome::Applied),
@@ -331,7 +337,7 @@ impl Archivist {
             error: Set(thumbnail_error),
             ..ready_row(&fetched, media)
         };
-        let done = patiently(|| self.make_ready(row.id, replay, lease, &ready)).await?;
+        let done = patiently(DATABASE_PATIENCE, || self.make_ready(row.id, replay, lease, &ready)).await?;
         tracing::info!(record_id = row.record_id, bytes = fetched.size, "a recording is archived");
         Ok(if done { End::Ready } else { End::Lost })
     }
@@ -488,8 +494,11 @@ fn refused(doing: &'static str, error: api::Error) -> Failure {
 }
 
 /// Does it again while the database is away, for [`DATABASE_PATIENCE`].
-async fn patiently<T, F: Future<Output = Result<T, Failure>>>(work: impl Fn() -> F) -> Result<T, Failure> {
-    let deadline = Instant::now() + DATABASE_PATIENCE;
+async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+    patience: Duration,
+    work: impl Fn() -> F,
+) -> Result<T, Failure> {
+    let deadline = Instant::now() + patience;
     loop {
         match work().await {
             Err(Failure::Unreachable(error)) if Instant::now() < deadline => {

@@ -46,11 +46,8 @@ use crate::worker::{Batch, Failure, Handled, Job, Outcome, Worker};
 /// How long deliveries are held while the database is away. RabbitMQ ends a channel after 30 minutes without an
 /// acknowledgement, and counts that against every delivery on it.
 pub(crate) const HOLD: Duration = Duration::from_mins(5);
-/// How often to ask whether the database is back.
+/// How often to ask whether the database is back, and whether deliveries can be taken where that was refused.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long to wait before trying again to take deliveries where that was refused.
-const TAKE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a worker is told whose database does not answer.
 const NO_DATABASE: &str = "the database is away";
@@ -119,7 +116,7 @@ pub(crate) async fn run<W: Worker>(
             Err(error) if is_starting => return Err(error),
             Err(error) => {
                 runner.cannot_take(&error);
-                stop.run_until_cancelled(sleep(TAKE_AGAIN)).await;
+                stop.run_until_cancelled(sleep(ASK_AGAIN)).await;
                 continue;
             }
         }
@@ -168,7 +165,14 @@ impl AtWork {
         match self {
             Self::Beside(guard) => {
                 guard.take();
-                job.ended.await
+                match job.ended.await {
+                    // To be tried again here it would need the guard.
+                    Err(Failure::Unreachable(error)) => {
+                        warn!(error = in_one_line(&error), "a job has ended without the database: will look again");
+                        Ok(Outcome::LookAgain(job.look_again))
+                    }
+                    ended => ended,
+                }
             }
             Self::Alone => Ok(Outcome::LookAgain(job.look_again)),
         }

@@ -1,7 +1,7 @@
 //! Finds out when a worker stands still: it could work, there are events for it, and it has settled none for longer than its
 //! longest job may take. That is a fault of Rollcall's own, which nobody would see before the class is over.
 //!
-//! What was settled is counted [in hand](InHand), what waits is asked of the queue. It is told to the [obstacles](Obstacles),
+//! What was settled, also by handing it back, is counted [in hand](InHand), what waits is asked of the queue. It is told to the [obstacles](Obstacles),
 //! and so by `/readyz` and `rollcall status`, and to the log.
 
 use std::time::Duration;
@@ -62,23 +62,22 @@ impl Stall {
             return;
         }
         self.next_look = Instant::now() + self.patience / LOOKS;
+        if self.in_hand.unsettled() > 0 {
+            return self.has_not_worked();
+        }
         match timeout(LIMIT, self.queue.depths(&self.settings)).await {
-            Ok(Ok(depths)) if self.has_work(&depths) => self.has_not_worked(),
+            Ok(Ok(depths)) if self.is_waited_for(&depths) => self.has_not_worked(),
             Ok(Ok(_)) => self.goes_on(),
             Ok(Err(error)) => debug!(worker = %self.worker, %error, "how much waits cannot be seen; will try again"),
             Err(_) => debug!(worker = %self.worker, "how much waits was not answered in time; will try again"),
         }
     }
 
-    fn has_work(&self, depths: &Depths) -> bool {
-        let ready = match self.worker {
-            AnyWorker::DeadLetters => depths.workers.iter().map(|depth| depth.dead).sum(),
-            AnyWorker::Events(worker) => {
-                let own = depths.workers.iter().filter(|depth| depth.worker == worker);
-                own.map(|depth| depth.waiting + depth.suspects).sum::<u64>()
-            }
-        };
-        ready > 0 || self.in_hand.unsettled() > 0
+    fn is_waited_for(&self, depths: &Depths) -> bool {
+        depths.workers.iter().any(|depth| match self.worker {
+            AnyWorker::DeadLetters => depth.dead > 0,
+            AnyWorker::Events(worker) => depth.worker == worker && depth.waiting + depth.suspects > 0,
+        })
     }
 
     fn has_not_worked(&mut self) {

@@ -133,6 +133,18 @@ impl SuspectSource {
     pub(super) fn tell(&self, waiting: bool) {
         self.waiting.send_if_modified(|told| std::mem::replace(told, waiting) != waiting);
     }
+
+    /// There are none for as long as that takes: who asks for one keeps others from their work meanwhile.
+    pub(super) async fn none_during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.tell(false);
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                Some(ask) = self.asks.recv() => drop(ask),
+            }
+        }
+    }
 }
 
 impl Suspects {

@@ -104,7 +104,8 @@ struct Posted {
 pub struct Books {
     events: BTreeMap<u32, Posted>,
     purged: BTreeSet<WorkerName>,
-    deaths: usize,
+    /// How often a worker may have died of what it took alone.
+    deaths: BTreeMap<WorkerName, usize>,
     is_announced: bool,
     copies_are_about: bool,
     server_has_failed: bool,
@@ -150,9 +151,11 @@ impl Books {
         self.purged.insert(worker);
     }
 
-    /// A worker was killed, or its connection: a suspect that it had is one step closer to be a poison.
-    pub fn died(&mut self) {
-        self.deaths += 1;
+    /// These workers were killed, or their connections: a suspect that one had is one step closer to be a poison.
+    pub fn died(&mut self, workers: &[WorkerName]) {
+        for worker in workers {
+            *self.deaths.entry(*worker).or_default() += 1;
+        }
     }
 
     /// The LMS has announced what it had not.
@@ -234,7 +237,7 @@ impl Books {
             Place::Dead(why) => match why.as_str() {
                 "permanent" => kind == Kind::Nobody,
                 "exhausted" => kind == Kind::Unannounced || (kind == Kind::Recording && self.server_has_failed),
-                "poison" => self.deaths >= DEATHS,
+                "poison" => self.deaths.get(&worker).is_some_and(|deaths| *deaths >= DEATHS),
                 _ => false,
             },
         }

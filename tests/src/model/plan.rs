@@ -138,7 +138,8 @@ impl Plan {
         Self {
             seed,
             weather,
-            is_together: back_end == BackEnd::Files && rng.random(),
+            // `rollcall up` has the clock of the machine.
+            is_together: back_end == BackEnd::Files && weather != Weather::Clocks && rng.random(),
             must_announce: weather == Weather::Refusals || rng.random_bool(0.3),
             batch_size: weather.batch_size(&mut rng),
             hold: Duration::from_secs(if weather == Weather::SlowRecordings { 10 } else { rng.random_range(1..4) }),

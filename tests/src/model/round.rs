@@ -150,7 +150,7 @@ impl<'a> Round<'a> {
                 process.signal(Signal::CONT);
             }
             Step::CloseConnections => {
-                self.something_died();
+                self.died(&WorkerName::ALL);
                 self.rabbitmqctl(&["close_all_connections", "an operator wants it"]).await;
             }
             Step::CloseOne(which) => self.close_one(which).await,
@@ -162,14 +162,14 @@ impl<'a> Round<'a> {
             }
             Step::Unblock => self.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]).await,
             Step::RestartBroker => {
-                self.something_died();
+                self.died(&WorkerName::ALL);
                 if let Some(broker) = &self.world.broker {
                     broker.stop().await;
                     broker.start().await;
                 }
             }
             Step::KillBroker => {
-                self.something_died();
+                self.died(&WorkerName::ALL);
                 if let Some(broker) = &self.world.broker {
                     broker.kill().await;
                     broker.start().await;
@@ -202,11 +202,20 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// What it had may come again, and whatever was taken alone is one step closer to be a poison.
-    fn something_died(&self) {
+    /// What these workers had may come again, and whatever one took alone is one step closer to be a poison.
+    fn died(&self, workers: &[WorkerName]) {
         let mut books = self.books();
         books.copies_are_about();
-        books.died();
+        books.died(workers);
+    }
+
+    /// The workers that are in that process.
+    fn workers_in(&self, process: Program) -> Vec<WorkerName> {
+        match process {
+            Program::Worker(AnyWorker::Events(worker)) => vec![worker],
+            Program::Ingress if self.plan.is_together => WorkerName::ALL.into(),
+            Program::Ingress | Program::Worker(AnyWorker::DeadLetters) => Vec::new(),
+        }
     }
 
     async fn rabbitmqctl(&self, arguments: &[&str]) {
@@ -217,7 +226,7 @@ impl<'a> Round<'a> {
 
     async fn close_one(&self, which: usize) {
         let Some(broker) = &self.world.broker else { return };
-        self.something_died();
+        self.died(&WorkerName::ALL);
         let listed = broker.rabbitmqctl(&["list_connections", "--quiet", "--no-table-headers", "pid"]).await;
         let pids: Vec<_> = listed.lines().map(str::trim).filter(|line| line.starts_with('<')).collect();
         if let Some(pid) = pids.get(which % pids.len().max(1)) {
@@ -255,7 +264,7 @@ impl<'a> Round<'a> {
         let dropped = self.dropped().await;
         self.type_in(&["purge", worker.as_str(), "--reason", "it is part of the test", "--yes"]);
         if let Some(time) = killed {
-            self.something_died();
+            self.died(&[worker]);
             let mut purge = self.commands.pop().expect("it was typed in");
             while purge.has_ended().is_none() && self.dropped().await == dropped {
                 sleep(Duration::from_millis(5)).await;
@@ -368,7 +377,7 @@ impl Round<'_> {
 
     async fn kill(&mut self, program: Program) {
         let program = self.of(program);
-        self.something_died();
+        self.died(&self.workers_in(program));
         if let Some(process) = self.programs.remove(&program) {
             process.kill().await;
         }
@@ -382,7 +391,7 @@ impl Round<'_> {
             process.signal(Signal::TERM);
             let status = process.ended().await;
             if !status.success() {
-                self.something_died();
+                self.died(&self.workers_in(program));
                 self.tell(format!("{program} ended with {status}"));
             }
         }
@@ -395,7 +404,7 @@ impl Round<'_> {
             self.programs.iter_mut().filter_map(|(program, process)| Some((*program, process.has_ended()?))).collect();
         for (program, status) in ended {
             self.tell(format!("{program} has ended by itself with {status}"));
-            self.something_died();
+            self.died(&self.workers_in(program));
             self.start(program).await;
         }
     }

@@ -2,6 +2,7 @@
 //! is deleted, what is not allowed any more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -74,9 +75,13 @@ async fn ready(rabbitmq: &Server, installation: &Installation, queue: &str, coun
 
 /// Has the attendance worker's retry queues take about so many messages, and refuse more.
 async fn limit(rabbitmq: &Server, installation: &Installation, messages: usize) {
+    limit_each(rabbitmq, &format!("^{}[.]attendance[.]retry[.]", installation.prefix), messages).await;
+}
+
+/// Has the queues whose names match take about so many messages, and refuse more.
+async fn limit_each(rabbitmq: &Server, pattern: &str, messages: usize) {
     let policy = json!({"max-length": messages, "overflow": "reject-publish"}).to_string();
-    let pattern = format!("^{}[.]attendance[.]retry[.]", installation.prefix);
-    rabbitmq.rabbitmqctl(&["set_policy", "full", &pattern, &policy, "--apply-to", "queues"]).await;
+    rabbitmq.rabbitmqctl(&["set_policy", "full", pattern, &policy, "--apply-to", "queues"]).await;
 }
 
 async fn bodies_in(installation: &Installation, queue: &str) -> Vec<String> {
@@ -141,6 +146,33 @@ async fn of_many_moves_at_once_none_is_given_the_confirm_of_another() {
     assert_eq!(broker::depths(&installation).await.unwrap(), BTreeMap::new());
 }
 
+/// RabbitMQ goes on to refuse a channel that it has refused for a full queue, also when the queue is full no more; and it may ask a
+/// node that is gone whenever a channel publishes: no other channel would be treated so.
+#[tokio::test]
+async fn a_channel_that_is_never_confirmed_is_given_up_for_another() {
+    let rabbitmq = Server::rabbitmq("never-confirmed").await;
+    let installation = Installation::on(&rabbitmq.url, &services::shared_postgres()).await;
+    let publisher = publisher(&installation).await;
+    limit_each(&rabbitmq, &format!("^{}[.]attendance$", installation.prefix), 1).await;
+    let published = AtomicUsize::new(0);
+    eventually(LIMIT, || async {
+        let first = published.fetch_add(20, Ordering::Relaxed);
+        publish_all(&publisher, (first..first + 20).map(|number| number.to_string())).await;
+        let told = publisher.readiness().unwrap();
+        if told.contains("kept on disk, ") && !told.ends_with(" 0 so far") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    rabbitmq.rabbitmqctl(&["clear_policy", "full"]).await;
+    eventually(LIMIT, || async {
+        let told = publisher.readiness().unwrap();
+        if told == "ready" { Ok(()) } else { Err(told) }
+    })
+    .await;
+    publisher.close().await;
+    let bodies = bodies_in(&installation, "attendance").await;
+    assert_eq!(distinct(&bodies).len(), published.into_inner());
+}
+
 /// A worker asks for a suspect, and takes nothing from its lane before it has it: what lies there is of a connection that is gone.
 #[tokio::test]
 async fn a_lane_that_nobody_empties_keeps_no_suspect_waiting() {
@@ -202,6 +234,28 @@ async fn state(installation: &Installation, expected: &str) {
     .await;
 }
 
+/// Whoever asks for a suspect holds what other workers of the process wait for.
+#[tokio::test]
+async fn without_a_broker_there_is_no_suspect_to_wait_for() {
+    let rabbitmq = Server::rabbitmq("no-suspects").await;
+    let installation = on(&rabbitmq).await;
+    let settings = installation.load_settings();
+    publish_all(&publisher(&installation).await, (0..4).map(|number| number.to_string())).await;
+    let (queue, stop) = (Queue::open(&settings.queue, "a worker of the tests").unwrap(), CancellationToken::new());
+    let subscription = subscription(&settings, 2, &stop);
+    let obstacles = subscription.obstacles.clone();
+    let Consumer { main, mut suspects, closed } = queue.consumer(subscription).await.unwrap();
+    close_connections_of(&rabbitmq, "a worker of the tests").await;
+    assert!(timeout(LIMIT, suspects.wait()).await.expect("nothing came back"));
+    rabbitmq.kill().await;
+    eventually(LIMIT, || async { obstacles.check().err().map(|_| ()).ok_or("it has a session".to_owned()) }).await;
+    let suspect = timeout(Duration::from_secs(10), suspects.take()).await.expect("it waits for a broker");
+    assert!(suspect.is_none());
+    stop.cancel();
+    drop((main, suspects));
+    timeout(LIMIT, closed).await.expect("the consumer does not end").unwrap();
+}
+
 #[tokio::test]
 async fn a_pause_does_not_wait_for_a_move_whose_connection_is_gone() {
     const BAD: usize = 10;
@@ -220,6 +274,8 @@ async fn a_pause_does_not_wait_for_a_move_whose_connection_is_gone() {
         of_worker.and_then(|line| line.split('\t').next().map(str::to_owned)).ok_or(connections)
     })
     .await;
+    // That is why it settles nothing, and nobody is to think that it stands still.
+    state(&installation, "the broker takes no messages").await;
     let paused = rollcall(&installation, &["pause", "attendance", "--timeout", "1s"]).await;
     assert!(paused.stderr.contains("has not finished"), "{paused:?}");
     state(&installation, "paused").await;
@@ -335,7 +391,7 @@ async fn what_no_queue_takes_is_answered_only_once_one_does() {
     }
     let _workers = installation.attendance_and_rooms(1).await;
     all_applied(&installation, &accepted, LIMIT).await;
-    ingress.process.logs("was deleted, and is declared anew").await;
+    ingress.process.logs("declares is declared anew").await;
 }
 
 /// Deletes what would take an event that no binding wants, then the bindings that want joins.

@@ -52,6 +52,7 @@ async fn a_cluster_whose_nodes_are_killed_and_cut_off_under_load_costs_nothing()
         let begin = Instant::now();
         fault.strikes(&cluster, leader).await;
         load.goes_on(AWAY * RATE, LIMIT).await;
+        fault.is_felt(&cluster, leader).await;
         let late = without_backlog(&installation, &load).await;
         fault.ends(&cluster).await;
         println!(
@@ -105,6 +106,17 @@ impl Fault {
         }
     }
 
+    /// Waits until a node that is alone knows it: one that finds the others again before that may not find into the cluster.
+    async fn is_felt(self, cluster: &Cluster, node: u8) {
+        if matches!(self, Self::Death) {
+            return;
+        }
+        eventually(LIMIT, || async {
+            if cluster.is_paused(node).await { Ok(()) } else { Err(format!("node {node} has not paused")) }
+        })
+        .await;
+    }
+
     async fn ends(self, cluster: &Cluster) {
         match self {
             Self::Death => cluster.start_again().await,
@@ -115,11 +127,12 @@ impl Fault {
 
 /// Waits until the queue is on all three nodes.
 async fn whole(cluster: &Cluster, queue: &str) {
-    eventually(LIMIT, || async {
-        let online = cluster.online(queue).await;
-        if online == 3 { Ok(()) } else { Err(format!("{queue} is on {online} nodes")) }
-    })
-    .await;
+    let begin = Instant::now();
+    while cluster.online(queue).await < 3 {
+        if begin.elapsed() > LIMIT {
+            panic!("{queue} is not on three nodes within {LIMIT:?}:\n{}", cluster.report().await);
+        }
+    }
 }
 
 /// Waits until all but what has come in the last second is applied; for how long it did.

@@ -5,8 +5,9 @@
 //! recording ready. A job that outlives its delivery leaves its failure in the row for whoever asks next.
 //!
 //! The row also counts the holders that were taken for dead, one after the other: a recording that kills whoever fetches it has no
-//! delivery that could be blamed, since its job goes on without one. A job that ends, however it ends, takes the row and so
-//! the count away; one that was alive after all takes its own death back.
+//! delivery that could be blamed, since its job goes on without one. A job that is done takes the row and so the count away; one that
+//! was alive after all takes its own death back. Whichever of several jobs killed their process, all of them are counted: so one
+//! that [may kill](may_kill) is done alone, and only the first death can be a neighbour's.
 
 use std::time::Duration;
 
@@ -141,6 +142,16 @@ impl Lease {
     async fn change(&self, db: &impl ConnectionTrait, sql: String) -> Result<bool, DbErr> {
         Ok(execute(db, sql, [self.recording_id.into(), self.holder.as_str().into()]).await? == 1)
     }
+}
+
+/// Whether somebody who had the lease has died, or is about to be taken for dead.
+pub(super) async fn may_kill(db: &DatabaseConnection, recording_id: i64) -> Result<bool, Failure> {
+    let is_over = Clock::of(db).is_over("expires_at", "length_seconds");
+    let sql = format!(
+        "SELECT 1 FROM recording_lease WHERE recording_id = $1 AND failure IS NULL AND (deaths > 0 OR {is_over})"
+    );
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [recording_id.into()]);
+    in_time(async { Ok(db.query_one_raw(statement).await?.is_some()) }).await
 }
 
 /// Whether a recording has killed too many of those who had it.

@@ -17,8 +17,9 @@ use super::version;
 use crate::config;
 use crate::queue::QueueError;
 
-/// How long a host may take to let us in.
+/// How long a host may take to let us in; and where there are others, which a host that is cut off is not to keep us from.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(4);
 /// Seconds between heartbeats: a broker that is frozen is noticed after two.
 const HEARTBEAT: u16 = 10;
 /// The reply code of a close that nothing went wrong before.
@@ -65,7 +66,8 @@ impl Broker {
     pub(super) async fn connect(&self) -> Result<Connection, QueueError> {
         let mut errors = Vec::new();
         for uri in self.in_turn() {
-            match self.connect_to(uri).await {
+            let within = if self.uris.len() == 1 { CONNECT_TIMEOUT } else { CONNECT_TIMEOUT_OF_SEVERAL };
+            match self.connect_to(uri, within).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => errors.push((uri, error)),
             }
@@ -79,9 +81,9 @@ impl Broker {
         self.uris.iter().cycle().skip(first).take(self.uris.len())
     }
 
-    async fn connect_to(&self, uri: &AMQPUri) -> Result<Connection, QueueError> {
+    async fn connect_to(&self, uri: &AMQPUri, within: Duration) -> Result<Connection, QueueError> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
-        match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+        match timeout(within, Connection::connect_uri(uri.clone(), properties)).await {
             Ok(connected) => connected.map_err(|error| self.error("the connection", &error)),
             Err(_) => Err(self.unavailable("no answer in time")),
         }
@@ -142,7 +144,7 @@ impl Broker {
         }
     }
 
-    fn unavailable(&self, reason: impl fmt::Display) -> QueueError {
+    pub(super) fn unavailable(&self, reason: impl fmt::Display) -> QueueError {
         QueueError::Unavailable { url: self.url.clone(), reason: reason.to_string() }
     }
 }

@@ -6,24 +6,27 @@
 //! and be given each other's confirm. Besides, lapin reports from a thread of its own, twice a message (sent, confirmed): one
 //! task is woken once for many of them, where a task a message would be woken for each, across threads.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 
 use super::broker::{Backoff, Broker, DONE};
+use super::silence::{Destination, Silences};
 use super::topology::{Retries, Topology};
 use crate::queue::{PublishError, QueueError};
 
@@ -33,15 +36,21 @@ const CHANNELS: usize = 4;
 const MAX_IN_FLIGHT_KIB: usize = 64 * 1024;
 /// How often to look whether all channels are still there: one can end without its connection, and without an event.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often to look for silence, while anything is on its way.
+const LISTEN: Duration = Duration::from_secs(1);
+/// How long a connection may take to close that is not wanted any more.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long another channel may take to be opened.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the broker that publishes.
 pub(super) struct Confirms {
     broker: Broker,
     topology: Topology,
     retries: Option<Retries>,
-    connection: Connection,
+    connection: Arc<Connection>,
     /// To see whether they are still there: it is the task that publishes on them.
-    channels: Vec<Channel>,
+    channels: Channels,
     /// To the task that publishes. What may be on its way at once bounds it.
     publishing: mpsc::UnboundedSender<Publishing>,
     in_flight: Arc<Semaphore>,
@@ -49,6 +58,9 @@ pub(super) struct Confirms {
     declared: AtomicU64,
     declaring: Mutex<()>,
 }
+
+/// The channels that are published on.
+type Channels = Arc<std::sync::Mutex<Vec<Channel>>>;
 
 /// A message on its way to the broker: it gets there even if nobody waits for it any more.
 struct Publishing {
@@ -67,6 +79,8 @@ enum Fate {
     Taken,
     /// No queue took it, or that cannot be ruled out.
     Returned,
+    /// The channel was given up before it said anything.
+    Unanswered,
 }
 
 impl Confirms {
@@ -75,17 +89,15 @@ impl Confirms {
     /// # Errors
     /// The broker is not there, refuses us, or has a queue with other arguments.
     pub(super) async fn open(broker: Broker, topology: Topology, retries: Option<Retries>) -> Result<Self, QueueError> {
-        let connection = broker.connect().await?;
+        let connection = Arc::new(broker.connect().await?);
         topology.declare(&broker, &connection, retries.as_ref()).await?;
-        let mut channels = Vec::with_capacity(CHANNELS);
+        let mut opened = Vec::with_capacity(CHANNELS);
         for _ in 0..CHANNELS {
-            let channel = broker.channel(&connection).await?;
-            let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
-            selected.map_err(|error| broker.error("publisher confirms", &error))?;
-            channels.push(channel);
+            opened.push(channel_with_confirms(&broker, &connection).await?);
         }
+        let channels: Channels = Arc::new(std::sync::Mutex::new(opened));
         let (publishing, to_publish) = mpsc::unbounded_channel();
-        tokio::spawn(publish_all(channels.clone(), to_publish));
+        tokio::spawn(Task::new(broker.clone(), connection.clone(), channels.clone()).run(to_publish));
         Ok(Self {
             broker,
             topology,
@@ -101,7 +113,7 @@ impl Confirms {
 
     /// Publishes a message with an id. When this returns `Ok`, the broker has it on disk, in a queue. It may take for ever.
     ///
-    /// What no queue takes is published again once everything is declared anew. If the caller does not wait for it, the message
+    /// What no queue takes is published again once everything is declared anew, and what a channel does not confirm, on another. If the caller does not wait for it, the message
     /// is published or it is not.
     ///
     /// # Errors
@@ -130,6 +142,7 @@ impl Confirms {
             match published.await.map_err(lost)?? {
                 Fate::Taken => return Ok(()),
                 Fate::Returned => self.declare_anew(declared).await.map_err(lost)?,
+                Fate::Unanswered => {}
             }
             sleep(backoff.next()).await;
         }
@@ -139,7 +152,9 @@ impl Confirms {
     async fn declare_anew(&self, declared: u64) -> Result<(), QueueError> {
         let _declaring = self.declaring.lock().await;
         if self.declared.load(Ordering::Relaxed) == declared {
-            error!("the broker had no queue for a message: what Rollcall declares was deleted, and is declared anew");
+            error!(
+                "the broker may have had no queue for a message: what Rollcall declares is declared anew, in case it was deleted"
+            );
             self.topology.declare(&self.broker, &self.connection, self.retries.as_ref()).await?;
             self.declared.fetch_add(1, Ordering::Relaxed);
         }
@@ -149,7 +164,7 @@ impl Confirms {
     /// Whether anything can be published.
     pub(super) fn is_up(&self) -> bool {
         self.connection.status().connected()
-            && self.channels.iter().all(|channel| channel.status().connected())
+            && locked(&self.channels).iter().all(|channel| channel.status().connected())
             && !self.publishing.is_closed()
     }
 
@@ -181,9 +196,13 @@ impl Confirms {
         timeout(within, self.in_flight.acquire_many(everything)).await.is_ok()
     }
 
-    /// Closes the connection.
-    pub(super) async fn close(&self, reason: &str) -> lapin::Result<()> {
-        self.connection.close(DONE, reason.into()).await
+    /// Closes the connection. One that is blocked says nothing more to the broker; everything is settled by now, or lost with it.
+    pub(super) async fn close(&self, reason: &str) {
+        match timeout(CLOSE_TIMEOUT, self.connection.close(DONE, reason.into())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => info!(%error, "the connection to the broker did not close well"),
+            Err(_) => info!("the connection to the broker did not close in time"),
+        }
     }
 }
 
@@ -197,46 +216,215 @@ fn lost(error: impl fmt::Display) -> PublishError {
     PublishError::Lost(error.to_string())
 }
 
+fn locked(channels: &Channels) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+    // Nobody panics beside it.
+    channels.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn channel_with_confirms(broker: &Broker, connection: &Connection) -> Result<Channel, QueueError> {
+    let channel = broker.channel(connection).await?;
+    let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
+    selected.map_err(|error| broker.error("publisher confirms", &error))?;
+    Ok(channel)
+}
+
 /// A message whose confirm has come, or will not come.
 struct Confirmed {
+    /// Of the lane that it was published on.
+    lane: u64,
+    to: Destination,
     id: Option<ShortString>,
-    confirmation: lapin::Result<Confirmation>,
+    /// None where its channel was given up.
+    confirmation: Option<lapin::Result<Confirmation>>,
     outcome: oneshot::Sender<Result<Fate, PublishError>>,
     _in_flight: OwnedSemaphorePermit,
 }
 
 impl Publishing {
-    /// For as long as the connection lasts, not for as long as somebody waits: lapin keeps what nobody waits for.
-    async fn run(self, channel: Channel) -> Confirmed {
+    /// For as long as the channel lasts, not for as long as somebody waits: lapin keeps what nobody waits for.
+    async fn run(self, lane: u64, channel: Channel, given_up: CancellationToken) -> Confirmed {
         let Self { exchange, routing_key, properties, body, outcome, _in_flight } = self;
-        let id = properties.message_id().clone();
+        let (id, to) = (properties.message_id().clone(), (exchange.clone(), routing_key.clone()));
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirmation =
             async { channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await };
-        Confirmed { id, confirmation: confirmation.await, outcome, _in_flight }
+        let confirmation = given_up.run_until_cancelled(confirmation).await;
+        Confirmed { lane, to, id, confirmation, outcome, _in_flight }
     }
 }
 
-/// Publishes what comes on the channels in turn, until nobody can send any more and everything has its outcome.
-async fn publish_all(channels: Vec<Channel>, mut coming: mpsc::UnboundedReceiver<Publishing>) {
-    let mut turn = channels.iter().cycle();
-    let mut under_way = FuturesUnordered::new();
-    let mut returns = Returns::default();
-    let mut is_open = true;
-    while is_open || !under_way.is_empty() {
-        tokio::select! {
-            one = coming.recv(), if is_open => match one {
-                Some(one) => under_way.push(one.run(turn.next().expect("there are channels").clone())),
-                None => is_open = false,
-            },
-            Some(first) = under_way.next() => {
-                let mut ready = vec![first];
-                while let Some(Some(next)) = under_way.next().now_or_never() {
-                    ready.push(next);
+/// One channel of those that share the load.
+struct Lane {
+    /// No other lane has had it.
+    id: u64,
+    channel: Channel,
+    silences: Silences,
+    given_up: CancellationToken,
+}
+
+impl Lane {
+    fn new(id: u64, channel: Channel, silences: Silences) -> Self {
+        Self { id, channel, silences, given_up: CancellationToken::new() }
+    }
+}
+
+/// The task that publishes.
+struct Task {
+    broker: Broker,
+    connection: Arc<Connection>,
+    channels: Channels,
+    /// None while its channel is opened anew.
+    lanes: Vec<Option<Lane>>,
+    /// Which lane had the last message.
+    turn: usize,
+    next_id: u64,
+    opening: FuturesUnordered<BoxFuture<'static, Opened>>,
+}
+
+/// What came of opening a channel in place of one that was given up.
+struct Opened {
+    place: usize,
+    channel: Result<Channel, QueueError>,
+    silences: Silences,
+}
+
+impl Task {
+    fn new(broker: Broker, connection: Arc<Connection>, channels: Channels) -> Self {
+        let opened = locked(&channels).clone();
+        let lanes: Vec<_> =
+            (0..).zip(opened).map(|(id, channel)| Some(Lane::new(id, channel, Silences::default()))).collect();
+        let next_id = lanes.len() as u64;
+        Self { broker, connection, channels, lanes, turn: 0, next_id, opening: FuturesUnordered::new() }
+    }
+
+    /// Publishes what comes on the channels in turn, until nobody can send any more and everything has its outcome; or until a
+    /// channel cannot be opened in place of another.
+    async fn run(mut self, mut coming: mpsc::UnboundedReceiver<Publishing>) {
+        let mut under_way = FuturesUnordered::new();
+        let mut returns = Returns::default();
+        let mut looks = interval(LISTEN);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_open = true;
+        while is_open || !under_way.is_empty() {
+            let has_lane = self.lanes.iter().any(Option::is_some);
+            tokio::select! {
+                one = coming.recv(), if is_open && has_lane => match one {
+                    Some(one) => under_way.push(self.publish(one)),
+                    None => is_open = false,
+                },
+                Some(first) = under_way.next() => {
+                    let mut ready = vec![first];
+                    ready.extend(all_ready(&mut under_way));
+                    self.listen(&ready);
+                    returns.answer(ready);
                 }
-                returns.answer(ready);
+                _ = looks.tick(), if !under_way.is_empty() => self.give_up_the_silent(),
+                Some(opened) = self.opening.next() => if let Err(error) = self.opened(opened) {
+                    warn!(%error, "no channel can be opened in place of one that confirms nothing");
+                    return;
+                },
             }
         }
+    }
+
+    fn publish(&mut self, one: Publishing) -> impl Future<Output = Confirmed> + use<> {
+        let places = self.lanes.len();
+        let following = (1..=places).map(|steps| (self.turn + steps) % places);
+        let place = following.into_iter().find(|place| self.lanes[*place].is_some());
+        self.turn = place.expect("it is called where there is a lane");
+        let lane = self.lanes[self.turn].as_mut().expect("it was found there");
+        lane.silences.published(&(one.exchange.clone(), one.routing_key.clone()), Instant::now());
+        one.run(lane.id, lane.channel.clone(), lane.given_up.clone())
+    }
+
+    /// Notes which channels have said something.
+    fn listen(&mut self, confirmed: &[Confirmed]) {
+        let mut has_refused = false;
+        for one in confirmed {
+            let Some(lane) = self.lanes.iter_mut().flatten().find(|lane| lane.id == one.lane) else { continue };
+            match one.confirmation {
+                Some(Ok(Confirmation::Ack(_))) => lane.silences.confirmed(&one.to, Instant::now()),
+                _ => {
+                    lane.silences.refused(&one.to);
+                    has_refused = true;
+                }
+            }
+        }
+        // Whoever is refused at once has nothing on its way by the time that somebody looks.
+        if has_refused {
+            self.give_up_the_silent();
+        }
+    }
+
+    /// Gives up the channels that have confirmed nothing for too long: what they have is published on others.
+    fn give_up_the_silent(&mut self) {
+        let now = Instant::now();
+        for place in 0..self.lanes.len() {
+            let Some(lane) = &mut self.lanes[place] else { continue };
+            if self.connection.status().blocked() {
+                lane.silences.forgive(now);
+            }
+            let Some((to, silent)) = lane.silences.unbearable(now) else { continue };
+            let ((exchange, routing_key), seconds) = (&to, silent.as_secs());
+            warn!(%exchange, %routing_key, seconds, "a channel's messages are not confirmed: going on on another");
+            let silences = lane.silences.of_successor(to);
+            if let Some(lane) = self.lanes[place].take() {
+                locked(&self.channels).retain(|channel| channel.id() != lane.channel.id());
+                lane.given_up.cancel();
+                tokio::spawn(close(lane.channel));
+            }
+            self.open(place, silences);
+        }
+    }
+
+    fn open(&self, place: usize, silences: Silences) {
+        let (broker, connection) = (self.broker.clone(), self.connection.clone());
+        self.opening.push(Box::pin(async move {
+            let channel = timeout(OPEN_TIMEOUT, channel_with_confirms(&broker, &connection)).await;
+            let channel = channel.unwrap_or_else(|_| Err(broker.unavailable("no channel in time")));
+            Opened { place, channel, silences }
+        }));
+    }
+
+    fn opened(&mut self, opened: Opened) -> Result<(), QueueError> {
+        let Opened { place, channel, silences } = opened;
+        let channel = channel?;
+        locked(&self.channels).push(channel.clone());
+        self.lanes[place] = Some(Lane::new(self.next_id, channel, silences));
+        self.next_id += 1;
+        Ok(())
+    }
+}
+
+/// Takes out all that are ready, in the order in which they were woken. Where it is woken while it looks, there may be more: it has
+/// yielded, or somebody is putting one in.
+fn all_ready<F: Future>(under_way: &mut FuturesUnordered<F>) -> Vec<F::Output> {
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut ready = Vec::new();
+    loop {
+        woken.0.store(false, Ordering::SeqCst);
+        match under_way.poll_next_unpin(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Some(next)) => ready.push(next),
+            Poll::Pending if woken.0.load(Ordering::SeqCst) => std::thread::yield_now(),
+            Poll::Ready(None) | Poll::Pending => return ready,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Closes a channel that was given up. A broker that has got stuck with its messages may take for ever.
+async fn close(channel: Channel) {
+    if let Err(error) = channel.close(DONE, "its messages are not confirmed".into()).await {
+        debug!(%error, "a channel that was given up did not close well");
     }
 }
 
@@ -246,27 +434,42 @@ async fn publish_all(channels: Vec<Channel>, mut coming: mpsc::UnboundedReceiver
 /// a return is matched by its message's id. A message whose confirm came with nothing was returned only if an earlier confirm
 /// came with its return: and those are looked at first, since they are woken, and so polled, in the order in which they complete. One
 /// whose confirm came with another's return is in doubt, and counts as returned.
+///
+/// What the broker was too slow to confirm may be published once more while the first is still under way, so there may be several of one id.
 #[derive(Default)]
-struct Returns(HashSet<ShortString>);
+struct Returns(HashMap<ShortString, usize>);
 
 impl Returns {
+    /// Whether one of this id was among them.
+    fn remove(&mut self, id: &ShortString) -> bool {
+        let Some(count) = self.0.get_mut(id) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.0.remove(id);
+        }
+        true
+    }
+
     /// Answers messages whose confirms have come, in this order.
     fn answer(&mut self, confirmed: Vec<Confirmed>) {
         let came_with = confirmed.iter().filter_map(|one| match &one.confirmation {
-            Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
+            Some(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
                 returned.properties.message_id().clone()
             }
             _ => None,
         });
-        self.0.extend(came_with);
+        for id in came_with {
+            *self.0.entry(id).or_default() += 1;
+        }
         for Confirmed { id, confirmation, outcome, .. } in confirmed {
-            let was_returned = id.is_some_and(|id| self.0.remove(&id));
+            let was_returned = id.is_some_and(|id| self.remove(&id));
             // Where nobody waits any more, the sender was told that the broker was too slow.
             let _ = outcome.send(match confirmation {
-                Ok(Confirmation::Ack(None)) if !was_returned => Ok(Fate::Taken),
-                Ok(Confirmation::Ack(_)) => Ok(Fate::Returned),
-                Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(PublishError::Refused),
-                Err(error) => Err(lost(error)),
+                Some(Ok(Confirmation::Ack(None))) if !was_returned => Ok(Fate::Taken),
+                Some(Ok(Confirmation::Ack(_))) => Ok(Fate::Returned),
+                Some(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) => Err(PublishError::Refused),
+                Some(Err(error)) => Err(lost(error)),
+                None => Ok(Fate::Unanswered),
             });
         }
     }

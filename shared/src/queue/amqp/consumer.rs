@@ -20,18 +20,20 @@ use tracing::{error, info, warn};
 
 use super::acks::Acks;
 use super::broker::{Backoff, Broker, DONE};
-use super::confirms::Confirms;
+use super::confirms::{CLOSE_TIMEOUT, Confirms};
 use super::properties;
 use super::topology::{Retries, Topology};
 use crate::queue::delivery::{
     Consumer, Delivery, Destination, Lane, LaneSource, Origin, Subscription, SuspectSource, Suspects,
 };
 use crate::queue::{InHand, Message, PublishError, QueueError};
+use crate::telemetry::obstacles::Obstacles;
 
 /// How often to look whether the channels are still there, where nothing else tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How long a connection may take to close that is not wanted any more.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the broker may take to have everything ready for a session, and to answer in one.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often to look whether suspects wait.
 const LOOK_FOR_SUSPECTS: Duration = Duration::from_secs(1);
 /// How long to wait before trying again to settle a delivery whose connection is still up.
@@ -41,6 +43,10 @@ const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 const NO_BROKER: &str = "no connection to the broker";
 /// What a worker is told whom the broker has let in before.
 const REFUSED: &str = "the broker refuses us; the log says why";
+/// What a worker is told whose broker is short of memory or of disk.
+const BLOCKED: &str = "the broker takes no messages: what is to be tried again, or is dead, waits for that";
+/// What a worker is told that cannot move an event.
+const FULL: &str = "a queue refuses what is to be tried again, or is dead; the log says which";
 
 /// Begins to take deliveries.
 ///
@@ -91,8 +97,14 @@ impl Origin for ChannelOrigin {
             while acks.is_open() && moves.confirms.is_up() {
                 match moves.publish(&queue, &delivery.message, &destination).await {
                     // Only now that the broker has confirmed it there.
-                    Ok(()) => return delivery.ack().await,
+                    Ok(()) => {
+                        moves.obstacles.remove(FULL);
+                        return delivery.ack().await;
+                    }
                     Err(error) => {
+                        if matches!(error, PublishError::Refused) {
+                            moves.obstacles.add(FULL);
+                        }
                         warn!(%error, queue, message_id = %delivery.message.id, "a delivery could not be moved; will try again");
                         sleep(SETTLE_AGAIN).await;
                     }
@@ -115,6 +127,7 @@ struct Moves {
     retries: Retries,
     deliveries: TaskTracker,
     in_hand: InHand,
+    obstacles: Obstacles,
 }
 
 impl Moves {
@@ -134,6 +147,12 @@ impl Moves {
         let Retries { worker, delays } = &self.retries;
         let known = delays.iter().find(|known| **known >= delay).or(delays.last());
         known.map_or_else(|| self.topology.queue(*worker), |known| self.topology.retry(*worker, *known))
+    }
+
+    /// What this session has told of itself is no more true, or not for it to say.
+    fn forget_obstacles(&self) {
+        self.obstacles.remove(FULL);
+        self.obstacles.remove(BLOCKED);
     }
 
     async fn publish(&self, queue: &str, message: &Message, destination: &Destination) -> Result<(), PublishError> {
@@ -188,7 +207,8 @@ impl Intake {
         let Subscription { worker, obstacles, stop, .. } = &self.subscription;
         let mut session = first;
         let mut backoff = Backoff::new();
-        while !stop.is_cancelled() {
+        // One that is open may have had deliveries already: they are handed on, or come back with a count.
+        while session.is_some() || !stop.is_cancelled() {
             if let Some(mut open) = session.take() {
                 info!(%worker, "taking deliveries");
                 obstacles.remove(NO_BROKER);
@@ -202,13 +222,13 @@ impl Intake {
                 }
                 obstacles.add(NO_BROKER);
                 // What is not settled comes back, also where only a part of the session has ended.
-                open.abandon().await;
+                lanes.suspects.none_during(open.abandon()).await;
                 backoff = Backoff::new();
             }
-            if stop.run_until_cancelled(sleep(backoff.next())).await.is_none() {
+            if lanes.suspects.none_during(stop.run_until_cancelled(sleep(backoff.next()))).await.is_none() {
                 return;
             }
-            match Session::open(&self).await {
+            match lanes.suspects.none_during(Session::open(&self)).await {
                 Ok(opened) => session = Some(opened),
                 // Only a start may refuse.
                 Err(error) if error.is_final() => {
@@ -227,6 +247,11 @@ impl Intake {
 
 impl Session {
     async fn open(intake: &Intake) -> Result<Self, QueueError> {
+        let opened = timeout(OPEN_TIMEOUT, Self::open_in_any_time(intake)).await;
+        opened.unwrap_or_else(|_| Err(intake.broker.unavailable("its queues do not answer in time")))
+    }
+
+    async fn open_in_any_time(intake: &Intake) -> Result<Self, QueueError> {
         let Intake { broker, topology, subscription } = intake;
         let Subscription { worker, retry, prefetch, .. } = subscription;
         let retries = Retries::of(*worker, retry);
@@ -236,6 +261,7 @@ impl Session {
             retries,
             deliveries: TaskTracker::new(),
             in_hand: subscription.in_hand.clone(),
+            obstacles: subscription.obstacles.clone(),
         });
         let connection = broker.connect().await?;
         let main = OwnQueue::open(broker, &connection, &topology.queue(*worker), *prefetch, &moves).await?;
@@ -273,7 +299,14 @@ impl Session {
                     }
                     None => return Ok(()),
                 },
-                _ = look.tick() => lanes.suspects.tell(self.suspects.are_waiting().await?),
+                _ = look.tick() => {
+                    if moves.confirms.is_blocked() {
+                        moves.obstacles.add(BLOCKED);
+                    } else {
+                        moves.obstacles.remove(BLOCKED);
+                    }
+                    lanes.suspects.tell(self.suspects.are_waiting().await?);
+                }
                 Some(ask) = lanes.suspects.asks.recv(), if !stopping => match self.suspects.next().await? {
                     Some(delivery) => drop(ask.send(delivery)),
                     None => lanes.suspects.tell(false),
@@ -286,6 +319,7 @@ impl Session {
 impl Session {
     /// Waits until every delivery is settled, and until the broker has that; as long as it can be.
     async fn close(self) {
+        self.moves.forget_obstacles();
         self.moves.deliveries.close();
         tokio::select! {
             () = self.moves.deliveries.wait() => {}
@@ -299,14 +333,10 @@ impl Session {
                 info!(%error, "the channel of what is done was gone: some of it may come again");
             }
         }
-        for closed in [
-            self.connection.close(DONE, "the worker stops".into()).await,
-            self.moves.confirms.close("the worker stops").await,
-        ] {
-            if let Err(error) = closed {
-                info!(%error, "the connection to the broker did not close well");
-            }
+        if let Err(error) = self.connection.close(DONE, "the worker stops".into()).await {
+            info!(%error, "the connection to the broker did not close well");
         }
+        self.moves.confirms.close("the worker stops").await;
     }
 
     /// Returns when nothing can be settled any more.
@@ -318,9 +348,10 @@ impl Session {
 
     /// Closes what is left of a session that has lost a part of itself.
     async fn abandon(self) {
+        self.moves.forget_obstacles();
         // It is gone already, or does not matter any more.
         let _ = timeout(CLOSE_TIMEOUT, self.connection.close(DONE, "starting anew".into())).await;
-        let _ = timeout(CLOSE_TIMEOUT, self.moves.confirms.close("starting anew")).await;
+        self.moves.confirms.close("starting anew").await;
     }
 }
 
@@ -379,13 +410,20 @@ impl SuspectQueue {
 
     async fn are_waiting(&self) -> Result<bool, String> {
         let passive = QueueDeclareOptions::durable().passive();
-        let queue = self.channel.queue_declare(self.name.as_str().into(), passive, FieldTable::default()).await;
-        queue.map(|queue| queue.message_count() > 0).map_err(|error| error.to_string())
+        let declared = self.channel.queue_declare(self.name.as_str().into(), passive, FieldTable::default());
+        Ok(self.answered(declared).await?.message_count() > 0)
+    }
+
+    /// What the broker answers, which others wait for: a queue without a leader may never answer.
+    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, String> {
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("queue {} does not answer", self.name)),
+        }
     }
 
     async fn next(&self) -> Result<Option<Delivery>, String> {
-        let got = self.channel.basic_get(self.name.as_str().into(), BasicGetOptions::default()).await;
-        match got.map_err(|error| error.to_string())? {
+        match self.answered(self.channel.basic_get(self.name.as_str().into(), BasicGetOptions::default())).await? {
             Some(got) => Ok(Some(self.origin.take(got.delivery).await)),
             None => Ok(None),
         }

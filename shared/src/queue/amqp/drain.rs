@@ -105,7 +105,7 @@ impl AmqpDrain {
 
     async fn ack(&self, tag: u64) -> lapin::Result<()> {
         self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
-        // Answered once the queue has it, and before it can hear that the channel is closed.
+        // Answered once the channel has passed it on to the queue, which hears of it before it hears that the channel is closed.
         self.channel.basic_qos(A_FEW, BasicQosOptions::default()).await
     }
 }

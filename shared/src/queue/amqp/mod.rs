@@ -1,7 +1,7 @@
 //! The queue on RabbitMQ. No AMQP type leaves this module.
 //!
 //! - [`topology`]: which exchanges and queues there are, and why;
-//! - [`confirms`]: how anything is published: confirmed;
+//! - [`confirms`]: how anything is published: confirmed; [`silence`]: whether a channel still confirms anything;
 //! - [`publisher`]: webhooks in;
 //! - [`consumer`]: deliveries out; [`acks`] says what is done;
 //! - [`drain`]: messages out for somebody else than their worker;
@@ -19,6 +19,7 @@ mod drain;
 mod inspection;
 mod properties;
 mod publisher;
+mod silence;
 mod topology;
 mod version;
 

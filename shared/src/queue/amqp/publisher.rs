@@ -89,10 +89,8 @@ impl Publisher {
             warn!("some messages were not confirmed when the program stopped");
         }
         self.stop.cancel();
-        if let Some(session) = session
-            && let Err(error) = session.close("the program stops").await
-        {
-            warn!(%error, "the connection to the broker did not close well");
+        if let Some(session) = session {
+            session.close("the program stops").await;
         }
     }
 }

@@ -163,6 +163,16 @@ struct Batch {
     done: Vec<Done>,
 }
 
+/// What the file has given back to the disk.
+enum Given {
+    /// A part of what it can.
+    Some,
+    /// Nothing: another process uses the file.
+    NothingBesideOthers,
+    /// All that it can.
+    All,
+}
+
 impl Writer {
     async fn run(self, mut waiting: mpsc::Receiver<Write>) {
         let mut connection = None;
@@ -227,15 +237,16 @@ impl Writer {
             // The next message finds out what else may be wrong.
             let _ = self.look_for_room(connection).await;
         }
-        let mut pause = IDLE;
+        let (mut pause, mut seen) = (IDLE, None);
         // As long as there is something to give back; then it may take as long as it wants until something is to be written.
         while connection.is_some() {
             if let Ok(count) = timeout(pause, waiting.recv_many(writes, MOST)).await {
                 return count > 0;
             }
-            match self.give_back(connection).await {
-                Ok(true) => pause = BREATH,
-                Ok(false) => break,
+            match self.give_back(connection, &mut seen).await {
+                Ok(Given::Some) => pause = BREATH,
+                Ok(Given::NothingBesideOthers) => pause = IDLE,
+                Ok(Given::All) => break,
                 Err(error) => {
                     debug!(%error, "the queue file could not be made smaller");
                     break;
@@ -245,21 +256,29 @@ impl Writer {
         waiting.recv_many(writes, MOST).await > 0
     }
 
-    /// Gives some of what is free in the file back to the disk; `false` when there is no more to give. A file of a version that made
-    /// them without that keeps it all.
-    async fn give_back(&self, connection: &mut Option<SqliteConnection>) -> Result<bool, StoreError> {
+    /// Gives some of what is free in the file back to the disk, unless another process has written since the file was `seen` last: it
+    /// would wait for this, and take what is given back. A file of a version that made them without that keeps it all.
+    async fn give_back(
+        &self,
+        connection: &mut Option<SqliteConnection>,
+        seen: &mut Option<i64>,
+    ) -> Result<Given, StoreError> {
         let connection = self.connected(connection).await?;
         let failed = |error: sqlx::Error| self.file.failed(&error);
         let free = messages::space(connection).await.map_err(failed)?.free;
         if free <= KEPT_FREE {
-            return Ok(false);
+            return Ok(Given::All);
+        }
+        let version = Some(messages::data_version(connection).await.map_err(failed)?);
+        if std::mem::replace(seen, version) != version {
+            return Ok(Given::NothingBesideOthers);
         }
         messages::shrink(connection, GIVEN_BACK_AT_ONCE).await.map_err(failed)?;
         let left = messages::space(connection).await.map_err(failed)?.free;
         if left <= KEPT_FREE {
             messages::checkpoint(connection).await.map_err(failed)?;
         }
-        Ok(left < free)
+        Ok(if left < free { Given::Some } else { Given::All })
     }
 
     async fn look_for_room(&self, connection: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
