@@ -1,0 +1,38 @@
+//! `[storage]`: where recordings are kept.
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use url::Url;
+
+use super::{ConfigError, check};
+
+const URL: &str = "it is file:// and an absolute folder, file:///var/lib/rollcall/media";
+
+/// `[storage]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// `file:///absolute/folder`.
+    #[serde(deserialize_with = "storage_url")]
+    pub url: Url,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        // Beside the queue and the database.
+        let folder = std::path::absolute("data/media").unwrap_or_else(|_| "/var/lib/rollcall/media".into());
+        Self { url: Url::from_file_path(folder).expect("the path is absolute") }
+    }
+}
+
+impl Storage {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        check(self.url.scheme() == "file" && self.url.to_file_path().is_ok(), "storage.url", &self.url, URL)
+    }
+}
+
+/// The value is not repeated: what is no URL may be anything.
+fn storage_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Url::parse(&text).map_err(|error| de::Error::custom(format!("not a URL ({error}): {URL}")))
+}
