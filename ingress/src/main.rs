@@ -27,6 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let settings = Settings::load(arguments.config.as_deref()).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
+    settings.warn();
     if settings.plugnmeet.is_empty() {
         bail!("setting plugnmeet is missing: without a [plugnmeet.<name>] every webhook would be refused");
     }

@@ -63,6 +63,7 @@ impl Args {
 pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let settings = Settings::load(config).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
+    settings.warn();
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     // Addresses first: if another one runs here, nothing was touched.
     let ingress = if args.has(Part::Ingress) { Some(Ingress::bind(&settings).await?) } else { None };

@@ -32,6 +32,7 @@ async fn main() -> anyhow::Result<()> {
     let Arguments { worker, config } = Arguments::parse();
     let settings = Settings::load(config.as_deref()).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
+    settings.warn();
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
     let admin = match settings.workers.admin_address {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use rollcall_shared::config::Settings;
+use rollcall_shared::config::{Advice, Settings};
 use tokio::time::timeout;
 use url::Url;
 
@@ -60,6 +60,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     match Settings::load(config) {
         Ok(settings) => {
             tell(&mut findings, &args, vec![settings_read(config)])?;
+            tell(&mut findings, &args, settings.advice().into_iter().map(advice).collect())?;
             tell(&mut findings, &args, user::check(&settings).into_iter().collect())?;
             // In order, each as soon as it and all before it are known.
             let mut made = stream::iter(checks(&settings, &args)).buffered(AT_ONCE);
@@ -122,6 +123,11 @@ async fn in_time(check: impl Into<String>, findings: impl Future<Output = Vec<Fi
         vec![Finding::failed(check, found, todo)]
     };
     timeout(LIMIT, findings).await.unwrap_or_else(silent)
+}
+
+fn advice(advice: Advice) -> Finding {
+    let Advice { setting, found, todo } = advice;
+    Finding::warning("settings", format!("{setting}: {found}"), todo)
 }
 
 /// Which settings these are.

@@ -25,6 +25,7 @@ impl Database {
             "database.url",
             &self.url,
             "it is sqlite:// and the path of a file on this machine, or postgres://user:password@host/name",
-        )
+        )?;
+        self.url.check_password("database.url")
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::read::{address, duration, list};
+use super::secret_url::is_file;
 use super::{ConfigError, check};
 
 /// `[ingress]`
@@ -73,7 +74,7 @@ impl Default for Spool {
 
 impl Ingress {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, .. } = self;
+        let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, spool, .. } = self;
         for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
@@ -86,6 +87,9 @@ impl Ingress {
             "it is from 16384 to 16777216",
         )?;
         check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
-        check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")
+        check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")?;
+        // SQLite takes the empty name for a database of its own, and deletes it in the end.
+        let is_file = is_file(&spool.path);
+        check(is_file, "ingress.spool.path", &spool.path.display(), "it is the path of a file on this machine")
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::{ConfigError, check};
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +30,14 @@ pub enum LogFormat {
 impl Default for Log {
     fn default() -> Self {
         Self { filter: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+impl Log {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        // An empty one would say nothing but errors.
+        let filter = &self.filter;
+        check(!filter.trim().is_empty(), "log.filter", filter, "it is a level such as \"info\", or \"off\"")
     }
 }
 

@@ -8,8 +8,11 @@
 //!
 //! - `secret_url`, `retry`: kinds of values that more than one table has;
 //! - `read`: values as people write them;
-//! - `error`: what is wrong, said without any secret.
+//! - `secret`: what a secret must be, and those that stand in files of their own (`<name>_file`);
+//! - `error`: what is wrong, said without any secret;
+//! - `advice`: what works and should not stay so.
 
+mod advice;
 mod database;
 mod dead_letters;
 mod error;
@@ -20,6 +23,7 @@ mod queue;
 mod read;
 mod recordings;
 mod retry;
+mod secret;
 mod secret_url;
 mod sessions;
 mod storage;
@@ -28,11 +32,12 @@ mod tests;
 mod workers;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use self::advice::Advice;
 pub use self::database::Database;
 pub use self::dead_letters::DeadLetters;
 pub use self::error::ConfigError;
@@ -91,6 +96,9 @@ pub struct Settings {
     /// Logs.
     #[serde(default)]
     pub log: Log,
+    /// The files that secrets were read from.
+    #[serde(skip)]
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -105,8 +113,22 @@ impl Settings {
             None => config::File::from(Path::new("rollcall.toml")).required(false),
         };
         let environment = config::Environment::with_prefix("ROLLCALL").prefix_separator("__").separator("__");
-        let settings: Self =
-            config::Config::builder().add_source(source).add_source(environment).build()?.try_deserialize()?;
+        Self::read(config::Config::builder().add_source(source).add_source(environment).build()?)
+    }
+
+    /// The names of the settings in a file that are secrets: who can read the file knows them.
+    ///
+    /// # Errors
+    /// As of [`load`](Self::load), where the file cannot be read at all.
+    pub fn secrets_in(file: &Path) -> Result<Vec<String>, ConfigError> {
+        let source = config::File::from(file).format(config::FileFormat::Toml);
+        let mut written = config::Config::builder().add_source(source).build()?;
+        Ok(secret::held(&mut written.cache))
+    }
+
+    fn read(mut written: config::Config) -> Result<Self, ConfigError> {
+        let secret_files = secret::read_files(&mut written.cache)?;
+        let settings = Self { secret_files, ..written.try_deserialize()? };
         settings.check()?;
         Ok(settings)
     }
@@ -118,6 +140,7 @@ impl Settings {
         self.ingress.check()?;
         self.workers.check()?;
         self.recordings.check()?;
+        self.log.check()?;
         plugnmeet::check_all(&self.plugnmeet)
     }
 
@@ -135,7 +158,8 @@ impl Settings {
         let keys = |(name, server): (&String, &PlugNMeet)| ServerKeys {
             source: name.clone(),
             api_key: server.api_key.clone(),
-            secrets: server.secrets().cloned().collect(),
+            secrets: server.secrets().map(|(_, secret)| secret.clone()).collect(),
+            schemes: server.signatures.clone(),
         };
         self.plugnmeet.iter().map(keys).collect()
     }

@@ -33,6 +33,7 @@ impl Queue {
             "it is sqlite:// and the path of a file on this machine, or amqp://user:password@host:5672/%2f or amqps://…, \
              with %2f for the virtual host /, and of a cluster several hosts: amqp://user:password@host1,host2:5672/%2f",
         )?;
+        self.url.check_password("queue.url")?;
         check(is_name(&self.prefix), "queue.prefix", &self.prefix, NAME)?;
         let Some(management) = &self.management_url else { return Ok(()) };
         check(
@@ -40,6 +41,7 @@ impl Queue {
             "queue.management_url",
             management,
             "it is where RabbitMQ's management plugin answers, http://user:password@host:15672",
-        )
+        )?;
+        management.check_password("queue.management_url")
     }
 }

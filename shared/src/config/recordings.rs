@@ -1,6 +1,6 @@
 //! `[recordings]`: the recordings worker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -57,7 +57,7 @@ impl Default for Recordings {
 
 impl Recordings {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let Recordings { concurrency, hold, lease, read_timeout, ffmpeg_timeout, .. } = self;
+        let Recordings { concurrency, work_dir, hold, lease, read_timeout, ffmpeg, ffprobe, ffmpeg_timeout, .. } = self;
         check((1..=100).contains(concurrency), "recordings.concurrency", concurrency, "it is from 1 to 100")?;
         let longest = Duration::from_mins(10);
         check(
@@ -68,6 +68,14 @@ impl Recordings {
         )?;
         check_time("recordings.read_timeout", *read_timeout, SECOND..=longest, "it is from 1s to 10m")?;
         let hour = Duration::from_hours(1);
-        check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")
+        check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")?;
+        let (program, folder) = ("it is a program's name, or its path", "it is a folder; what has none is left out");
+        check_not_empty("recordings.ffmpeg", ffmpeg, program)?;
+        check_not_empty("recordings.ffprobe", ffprobe, program)?;
+        work_dir.iter().try_for_each(|path| check_not_empty("recordings.work_dir", path, folder))
     }
+}
+
+fn check_not_empty(name: &str, path: &Path, allowed: &'static str) -> Result<(), ConfigError> {
+    check(!path.as_os_str().is_empty(), name, &"empty", allowed)
 }

@@ -1,13 +1,16 @@
 //! URLs that may hold a password, and of a broker several hosts.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretBox};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use url::Url;
+
+use super::ConfigError;
+use super::secret::check_secret;
 
 /// A URL that may hold a password: it prints without it.
 #[derive(Clone)]
@@ -42,8 +45,13 @@ impl SecretUrl {
         Some(path.split('?').next().unwrap_or(path).into())
     }
 
+    /// Whether a password in it, if there is one, is a secret.
+    pub(super) fn check_password(&self, name: &str) -> Result<(), ConfigError> {
+        password(self.expose()).map_or(Ok(()), |password| check_secret(&format!("{name} (its password)"), password))
+    }
+
     pub(super) fn is_file(&self) -> bool {
-        self.sqlite_path().is_some_and(|path| path.file_name().is_some())
+        self.sqlite_path().is_some_and(|path| is_file(&path))
     }
 
     pub(super) fn starts_with(&self, schemes: &[&str]) -> bool {
@@ -92,6 +100,20 @@ pub(super) fn without_password(mut url: Url) -> String {
     // `sslpassword` and its like; what else stands there helps nobody enough to risk it.
     url.set_query(None);
     url.into()
+}
+
+/// Whether SQLite takes it for a file: some names it takes for a database in memory, or one that it deletes in the end.
+pub(super) fn is_file(path: &Path) -> bool {
+    let is_special = path.to_str().is_some_and(|path| path.starts_with(':') || path.starts_with("file:"));
+    path.file_name().is_some() && !is_special
+}
+
+/// What stands as the password in a URL of any number of hosts, as it is written; an empty one is one.
+pub(super) fn password(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let (user, _) = authority.rsplit_once('@')?;
+    user.split_once(':').map(|(_, password)| password)
 }
 
 /// What stands before the hosts of a broker's URL, the hosts, and what stands after them.

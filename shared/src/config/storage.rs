@@ -27,7 +27,9 @@ impl Default for Storage {
 
 impl Storage {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        check(self.url.scheme() == "file" && self.url.to_file_path().is_ok(), "storage.url", &self.url, URL)
+        // What begins with file:// and names nothing is the root of all.
+        let is_folder = self.url.to_file_path().is_ok_and(|path| path.parent().is_some());
+        check(self.url.scheme() == "file" && is_folder, "storage.url", &self.url, URL)
     }
 }
 

@@ -3,17 +3,17 @@
 use super::*;
 
 fn load(toml: &str) -> Result<Settings, ConfigError> {
-    let settings: Settings = config::Config::builder()
-        .add_source(config::File::from_str(toml, config::FileFormat::Toml))
-        .build()?
-        .try_deserialize()?;
-    settings.check()?;
-    Ok(settings)
+    let file = config::File::from_str(toml, config::FileFormat::Toml);
+    Settings::read(config::Config::builder().add_source(file).build()?)
 }
 
 fn twins() -> String {
     let server = |name| format!("[plugnmeet.{name}]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'\n");
     server("a") + &server("b")
+}
+
+fn server(settings: &str) -> String {
+    format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\n{settings}")
 }
 
 const QUEUE: &str = "queue.url = 'amqp://user:hunter2@broker/%2f'\n";
@@ -77,9 +77,37 @@ fn a_wrong_setting_is_named_and_no_secret_is_told() {
         (&format!("{QUEUE}recordings.read_timeout = '0s'"), "setting recordings.read_timeout is \"0s\": it is from 1s"),
         (&format!("{QUEUE}recordings.ffmpeg_timeout = '2h'"), "setting recordings.ffmpeg_timeout is \"2h\": it is"),
         (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
+        ("queue.url = 'amqp://user:@h'", "setting queue.url (its password) is \"empty\""),
+        ("queue.url = 'amqp://user:changeme@a,b'", "setting queue.url (its password) is \"a placeholder\""),
+        ("queue.url = 'sqlite://:memory:'", "setting queue.url: not a URL"),
+        ("queue.url = 'sqlite://file:queue.db'", "setting queue.url: not a URL"),
+        (&format!("{QUEUE}database.url = 'postgres://user:@h/d'"), "setting database.url (its password) is"),
+        (&format!("{QUEUE}queue.management_url = ''"), "setting queue.management_url: not a URL"),
+        (&format!("{QUEUE}storage.url = 'file://'"), "setting storage.url is"),
+        (&format!("{QUEUE}ingress.spool.path = ''"), "setting ingress.spool.path is"),
+        (&format!("{QUEUE}ingress.spool.path = ':memory:'"), "setting ingress.spool.path is"),
+        (&format!("{QUEUE}recordings.work_dir = ''"), "setting recordings.work_dir is \"empty\""),
+        (&format!("{QUEUE}log.filter = ' '"), "setting log.filter is"),
+        (&server("api_secret='hunter2'\nprevious_secret=''"), "setting plugnmeet.a.previous_secret is \"empty\""),
+        (&server("api_secret='hunter2'\nprevious_secret='  '"), "setting plugnmeet.a.previous_secret is \"nothing"),
+        (&server("api_secret='hunter2'\nsignatures=[]"), "setting plugnmeet.a.signatures is \"empty\""),
+        (
+            &server("api_secret='hunter2'\nsignatures='token,none'"),
+            "setting plugnmeet.a.signatures: \"none\" is neither",
+        ),
+        (&server("api_secret_file=''"), "setting plugnmeet.a.api_secret_file is \"empty\""),
+        (&server("api_secret_file='/nowhere'"), "setting plugnmeet.a.api_secret_file: /nowhere cannot be read"),
+        (
+            &server("api_secret='hunter2'\napi_secret_file='/f'"),
+            "setting plugnmeet.a.api_secret_file is \"/f\": either",
+        ),
+        ("queue.prefix_file = '/f'", "prefix_file"),
         (&format!("{QUEUE}[plugnmeet.\"A.b\"]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'"), "A.b"),
         (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://u:hunter2@x'\napi_key='k'\napi_secret='s'"), "plugnmeet.a.url"),
-        (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret=''"), "client.api_key"),
+        (
+            &format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret=''"),
+            "setting plugnmeet.a.api_secret is \"empty\": it is",
+        ),
         (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'\nsecret=''"), "secret"),
     ] {
         let error = load(toml).unwrap_err();

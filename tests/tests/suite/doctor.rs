@@ -27,6 +27,10 @@ rollcall_tests::on_both_back_ends!(
     an_ingress_that_is_away_or_runs_on_other_settings_is_named,
 );
 
+/// As long as they should be.
+const SECRET: &str = "a secret of this server's";
+const OTHER_SECRET: &str = "a secret of the other server's";
+
 /// One line of the doctor's.
 #[derive(Debug, Deserialize)]
 struct Finding {
@@ -92,15 +96,15 @@ async fn doctor(installation: &Installation, arguments: &[&str]) -> Visit {
 }
 
 async fn server(installation: &mut Installation) -> StandIn {
-    let server = StandIn::start("key", &"secret".into()).await.unwrap();
-    installation.server("main", "key", "secret", server.url().as_str());
+    let server = StandIn::start("key", &SECRET.into()).await.unwrap();
+    installation.server("main", "key", SECRET, server.url().as_str());
     server
 }
 
 async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
     let _server = server(&mut installation).await;
-    let other = StandIn::start("key", &"another".into()).await.unwrap();
-    installation.server("other", "key", "another", other.url().as_str());
+    let other = StandIn::start("key", &OTHER_SECRET.into()).await.unwrap();
+    installation.server("other", "key", OTHER_SECRET, other.url().as_str());
     std::fs::create_dir_all(installation.media()).unwrap();
     let up = installation.up().await;
     let url = address(&up);
@@ -114,8 +118,16 @@ async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
     let checks: Vec<_> = visit.findings.iter().map(|finding| finding.check.as_str()).collect();
     let of_queue: &[&str] =
         if installation.is_on_files() { &["queue"] } else { &["queue", "queues", "unrouted", "consumers"] };
-    let servers =
-        ["plugnmeet main", "clock of main", "plugnmeet other", "clock of other", "webhook main", "webhook other"];
+    let servers = [
+        "plugnmeet main",
+        "clock of main",
+        "plugnmeet other",
+        "clock of other",
+        "webhook main",
+        "signatures main",
+        "webhook other",
+        "signatures other",
+    ];
     assert_eq!(
         checks,
         [&["settings"], of_queue, &["database", "dead letters", "storage", "ffprobe", "ffmpeg"], servers.as_slice()]
@@ -144,13 +156,13 @@ async fn a_wrong_key_and_a_wrong_secret_are_told_apart(mut installation: Install
     visit.fails("plugnmeet main", &["Failed to verify", "plugnmeet.main.api_secret to client.secret"]);
     visit.says("clock of main", "ok", &[]);
 
-    installation.server("main", "nobody", "secret", url.as_str());
+    installation.server("main", "nobody", SECRET, url.as_str());
     doctor(&installation, &[])
         .await
         .fails("plugnmeet main", &["Invalid API key", "plugnmeet.main.api_key to client.api_key"]);
 
     // While a secret is changed: the server has still the old one.
-    installation.server("main", "key", "secret", url.as_str());
+    installation.server("main", "key", SECRET, url.as_str());
     installation.rotate("main", "hunter2");
     let visit = doctor(&installation, &[]).await;
     visit.says("plugnmeet main", "warning", &["previous_secret only"]);
@@ -193,7 +205,7 @@ async fn what_answers_in_a_servers_place_is_told_apart(mut installation: Install
         doctor(&installation, &[]).await.fails("plugnmeet main", &[expected]);
     }
     let path = format!("{}elsewhere/", server.url());
-    installation.server("main", "key", "secret", &path);
+    installation.server("main", "key", SECRET, &path);
     doctor(&installation, &[]).await.fails("plugnmeet main", &["404", "plugnmeet.main.url"]);
 }
 
@@ -296,6 +308,16 @@ async fn settings_that_cannot_be_read_are_named_and_nothing_else_is_checked() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_none_fails_and_a_short_one_is_warned_of() {
+    let mut installation = Installation::on_files().await;
+    let visit = doctor(&installation, &[]).await;
+    visit.says("settings", "warning", &["plugnmeet.main.api_secret: it is shorter than 16 bytes", "openssl rand"]);
+    installation.server("main", "key", "", "http://127.0.0.1:1");
+    installation.rotate("main", SECRET);
+    doctor(&installation, &[]).await.fails("settings", &["plugnmeet.main.previous_secret", "empty"]);
+}
+
+#[tokio::test]
 async fn where_nothing_is_yet_nothing_is_made() {
     let folder = Folder::new();
     let visit = Visit::read(folder.spawn("rollcall", &["doctor", "--json"])).await;
@@ -351,7 +373,15 @@ async fn every_queue_with_other_arguments_is_named() {
     // What does not depend on it was checked all the same.
     visit.says("queue", "ok", &["RabbitMQ "]);
     visit.says("unrouted", "ok", &[]);
-    visit.nothing_else_is_wrong(&["queues", "consumers", "dead letters", "plugnmeet main", "webhook main", "storage"]);
+    visit.nothing_else_is_wrong(&[
+        "settings",
+        "queues",
+        "consumers",
+        "dead letters",
+        "plugnmeet main",
+        "webhook main",
+        "storage",
+    ]);
 }
 
 #[tokio::test]
