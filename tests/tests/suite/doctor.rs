@@ -1,6 +1,7 @@
 //! `rollcall doctor` finds what is wrong, names it and the way out, tells no password, and is content where all is well.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -130,8 +131,13 @@ async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
     ];
     assert_eq!(
         checks,
-        [&["settings"], of_queue, &["database", "dead letters", "storage", "ffprobe", "ffmpeg"], servers.as_slice()]
-            .concat()
+        [
+            &["settings", "files"],
+            of_queue,
+            &["database", "dead letters", "storage", "ffprobe", "ffmpeg"],
+            servers.as_slice()
+        ]
+        .concat()
     );
     // Nothing is left in the storage, and nothing was queued.
     let left: Vec<_> =
@@ -302,7 +308,8 @@ async fn settings_that_cannot_be_read_are_named_and_nothing_else_is_checked() {
     installation.set("sessions.unknown", "perhaps");
     let visit = doctor(&installation, &[]).await;
     visit.fails("settings", &["sessions.unknown", "perhaps"]);
-    for check in ["queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"] {
+    for check in ["files", "queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"]
+    {
         visit.says(check, "warning", &["not checked"]);
     }
 }
@@ -315,6 +322,47 @@ async fn a_secret_that_is_none_fails_and_a_short_one_is_warned_of() {
     installation.server("main", "key", "", "http://127.0.0.1:1");
     installation.rotate("main", SECRET);
     doctor(&installation, &[]).await.fails("settings", &["plugnmeet.main.previous_secret", "empty"]);
+}
+
+#[tokio::test]
+async fn what_others_can_read_is_named_with_the_command_and_not_changed() {
+    let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+    let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let folder = Folder::new();
+    let secret = folder.0.join("api secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::create_dir_all(folder.0.join("data/queue.db-holders")).unwrap();
+    std::fs::create_dir(folder.0.join("data/media")).unwrap();
+    std::fs::write(folder.0.join("data/queue.db"), "").unwrap();
+    folder.settings(&format!(
+        "database.url = 'postgres://rollcall:hunter2@127.0.0.1:1/rollcall'\n\
+         [plugnmeet.main]\nurl = 'http://127.0.0.1:1'\napi_key = 'key'\napi_secret_file = '{}'\n",
+        secret.display()
+    ));
+    let toml = folder.0.join("rollcall.toml");
+    let files = [&toml, &secret, &folder.0.join("data/queue.db")];
+    let folders = ["data", "data/queue.db-holders", "data/media"].map(|name| folder.0.join(name));
+    files.iter().for_each(|file| set(file, 0o644));
+    folders.iter().for_each(|folder| set(folder, 0o755));
+    let visit = Visit::read(folder.spawn("rollcall", &["doctor", "--json"])).await;
+    for texts in [
+        &["everybody", "rollcall.toml (database.url)", "chmod o-rwx rollcall.toml"][..],
+        &["everybody", "the secret in", "chmod o-rwx '/", "api secret'"],
+        &["data/queue.db", "chmod 600 data/queue.db"],
+        &["data/queue.db-holders", "chmod 700 data/queue.db-holders"],
+        &["others", "data", "chmod 700 data"],
+        &["data/media", "chmod -R go-rwx /", "data/media"],
+    ] {
+        visit.says("files", "warning", texts);
+    }
+    assert_eq!(visit.of("files").count(), 6, "{visit:#?}");
+    assert!(files.iter().all(|file| mode(file) == 0o644) && folders.iter().all(|folder| mode(folder) == 0o755));
+
+    // Its group may read rollcall.toml: that is how packages lay it there.
+    [&toml, &secret].iter().for_each(|file| set(file, 0o640));
+    set(files[2], 0o600);
+    folders.iter().for_each(|folder| set(folder, 0o700));
+    Visit::read(folder.spawn("rollcall", &["doctor", "--json"])).await.says("files", "ok", &["nobody else"]);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod gigabyte;
 mod idle;
 mod many_dead_letters;
 mod migrations;
+mod private;
 mod queue;
 mod queue_file;
 mod queue_model;
