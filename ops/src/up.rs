@@ -190,7 +190,8 @@ struct Welcome<'a> {
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.settings.ingress.paths.first().map_or("", String::as_str);
-        let url = format!("http://{}{path}", reachable(self.address));
+        let scheme = self.settings.ingress.scheme();
+        let url = format!("{scheme}://{}{path}", reachable(self.address));
         if self.settings.plugnmeet.is_empty() {
             write!(
                 f,

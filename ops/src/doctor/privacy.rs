@@ -26,6 +26,10 @@ pub(super) fn check(settings: &Settings, config: Option<&Path>) -> Vec<Finding> 
         let found = format!("everybody on this machine can read the secret in {}", open.path.display());
         findings.push(Finding::warning(CHECK, found, open.command));
     }
+    for open in settings.ingress.tls.iter().filter_map(|tls| found_open_to_all(&tls.key)) {
+        let found = format!("everybody on this machine can read the key of ingress.tls, {}", open.path.display());
+        findings.push(Finding::warning(CHECK, found, open.command));
+    }
     match found_open(settings) {
         None if findings.is_empty() => findings.push(Finding::ok(CHECK, "there are none yet")),
         None => {}

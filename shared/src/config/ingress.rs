@@ -33,6 +33,8 @@ pub struct Ingress {
     /// How long what is under way may take to finish when the program is told to stop.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
+    /// The certificate, where webhooks are taken in TLS.
+    pub tls: Option<Tls>,
     /// Where events wait while RabbitMQ does not take them; the embedded queue needs none.
     pub spool: Spool,
 }
@@ -49,6 +51,16 @@ pub struct Spool {
     pub min_free_bytes: u64,
 }
 
+/// `[ingress.tls]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// A PEM file of the certificate, and of those that lead from it to one that senders trust.
+    pub certificate: PathBuf,
+    /// A PEM file of its private key.
+    pub key: PathBuf,
+}
+
 impl Default for Ingress {
     fn default() -> Self {
         Self {
@@ -60,6 +72,7 @@ impl Default for Ingress {
             max_connections: 20_000,
             confirm_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_secs(20),
+            tls: None,
             spool: Spool::default(),
         }
     }
@@ -73,8 +86,13 @@ impl Default for Spool {
 }
 
 impl Ingress {
+    /// What the URL of webhooks begins with: `https`, where they are taken in TLS.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, spool, .. } = self;
+        let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, tls, spool, .. } = self;
         for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
@@ -88,6 +106,10 @@ impl Ingress {
         )?;
         check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
         check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")?;
+        for (setting, path) in tls.iter().flat_map(|tls| [("certificate", &tls.certificate), ("key", &tls.key)]) {
+            let is_named = !path.as_os_str().is_empty();
+            check(is_named, &format!("ingress.tls.{setting}"), &"empty", "it is the path of a PEM file")?;
+        }
         // SQLite takes the empty name for a database of its own, and deletes it in the end.
         let is_file = is_file(&spool.path);
         check(is_file, "ingress.spool.path", &spool.path.display(), "it is the path of a file on this machine")

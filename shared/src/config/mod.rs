@@ -42,7 +42,7 @@ pub use self::database::Database;
 pub use self::dead_letters::DeadLetters;
 pub use self::error::ConfigError;
 use self::error::{check, check_time};
-pub use self::ingress::{Ingress, Spool};
+pub use self::ingress::{Ingress, Spool, Tls};
 pub use self::log::{Log, LogFormat};
 pub use self::plugnmeet::PlugNMeet;
 pub use self::queue::Queue;

@@ -27,4 +27,5 @@ mod recordings;
 mod spool;
 mod start;
 mod status;
+mod tls;
 mod webhooks;
