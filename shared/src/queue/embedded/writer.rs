@@ -317,14 +317,16 @@ impl Writer {
 
     async fn write(&self, connection: &mut Option<SqliteConnection>, batch: &mut Batch) -> Result<(), StoreError> {
         let connection = self.connected(connection).await?;
-        if !batch.messages.is_empty() {
-            let room = self.room(connection).await;
-            self.refuse(room.is_err());
-            if let Err(full) = room {
-                batch.refuse_messages(&full);
-            }
+        let is_asked_for = !batch.messages.is_empty() || self.obstacles.refusing.load(Ordering::Relaxed);
+        let room = if is_asked_for { self.room(connection).await } else { Ok(()) };
+        if let Err(full) = &room {
+            self.refuse(true);
+            batch.refuse_messages(full);
         }
-        self.commit(connection, batch).await.map_err(|error| self.file.failed(&error))
+        self.commit(connection, batch).await.map_err(|error| self.file.failed(&error))?;
+        // Only now: that there is room does not say that it can be written to.
+        self.refuse(room.is_err());
+        Ok(())
     }
 
     /// On an error the transaction ends with its connection.
