@@ -17,13 +17,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::Timeouts;
 use crate::answer::Answer;
+use crate::tls::Stream;
 use crate::webhook::Webhooks;
 
 /// The longest head of a request that is read, in bytes; a webhook's is about 1 KiB, and proxies add to it. The buffer
@@ -33,7 +33,7 @@ const MAX_BUFFER: usize = 16 * 1024;
 /// Answers the requests of one connection until its peer closes it, is too slow, or `shutdown`: then the request under
 /// way is answered first. Without `keep_alive`, there is one request only.
 pub(crate) async fn serve(
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     webhooks: &Webhooks,
     timeouts: Timeouts,
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
 }
 
 async fn converse(
-    stream: &mut Patient<TcpStream>,
+    stream: &mut Patient<Stream>,
     stage: &StageCell,
     peer: SocketAddr,
     webhooks: &Webhooks,
@@ -84,7 +84,7 @@ async fn converse(
 
 /// Reads on for a moment, for nothing: closing a socket with bytes unread resets the connection, and the reset may overtake
 /// the answer that says why.
-async fn linger(stream: &mut TcpStream, at_most: Duration) {
+async fn linger(stream: &mut Stream, at_most: Duration) {
     let _ = timeout(at_most, tokio::io::copy(stream, &mut tokio::io::sink())).await;
 }
 

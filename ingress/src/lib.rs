@@ -4,6 +4,7 @@
 //!
 //! - [`program`] sets everything up;
 //! - [`server`] accepts its connection, keeps to the connection limit, and drains when told to stop;
+//! - `tls` makes TLS of it, where the settings say so;
 //! - `connection` reads its request and closes on who is too slow;
 //! - [`webhook`] decides about it, from the path to the queue;
 //! - `answer` is what its sender is told;
@@ -19,6 +20,7 @@ mod metrics;
 pub mod program;
 pub mod rejections;
 pub mod server;
+mod tls;
 pub mod webhook;
 
 use std::time::Duration;

@@ -9,7 +9,7 @@ use rollcall_ingress::program::Ingress;
 use rollcall_shared::config::Settings;
 use rollcall_shared::queue::{Publisher, Queue};
 use rollcall_shared::telemetry::admin::Admin;
-use rollcall_shared::{shutdown, telemetry};
+use rollcall_shared::{private, shutdown, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -27,6 +27,8 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let settings = Settings::load(arguments.config.as_deref()).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
+    settings.warn();
+    private::keep(&settings, false)?;
     if settings.plugnmeet.is_empty() {
         bail!("setting plugnmeet is missing: without a [plugnmeet.<name>] every webhook would be refused");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use rollcall_shared::event::WorkerName;
+use rollcall_shared::signature::Scheme;
 
 use crate::answer::Answer;
 
@@ -13,6 +14,7 @@ const REQUESTS: &str = "rollcall_ingress_requests_total";
 const REJECTIONS: &str = "rollcall_ingress_rejections_total";
 const IGNORED: &str = "rollcall_ingress_ignored_total";
 const ACCEPTED: &str = "rollcall_ingress_accepted_total";
+const SIGNATURES: &str = "rollcall_ingress_signatures_total";
 const BODY_BYTES: &str = "rollcall_ingress_body_bytes_total";
 const PUBLISH: &str = "rollcall_ingress_publish_seconds";
 const CONNECTIONS: &str = "rollcall_ingress_connections";
@@ -36,6 +38,7 @@ pub fn describe() {
     describe_counter!(REJECTIONS, "Requests refused, by reason: in more detail than by result.");
     describe_counter!(IGNORED, "Signed events that no worker wants, by event.");
     describe_counter!(ACCEPTED, "Events accepted, by the worker that wants them.");
+    describe_counter!(SIGNATURES, "Events accepted, by how they were signed.");
     describe_counter!(BODY_BYTES, Unit::Bytes, "Bodies of accepted events.");
     describe_histogram!(
         PUBLISH,
@@ -59,8 +62,9 @@ pub(crate) fn ignored(event: &str) {
     counter!(IGNORED, "event" => event).increment(1);
 }
 
-pub(crate) fn accepted(worker: WorkerName, body_bytes: usize) {
+pub(crate) fn accepted(worker: WorkerName, scheme: Scheme, body_bytes: usize) {
     counter!(ACCEPTED, "worker" => worker.as_str()).increment(1);
+    counter!(SIGNATURES, "scheme" => scheme.as_str()).increment(1);
     counter!(BODY_BYTES).increment(body_bytes as u64);
 }
 

@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::Timeouts;
 use crate::rejections::LastRejections;
 use crate::server::Server;
+use crate::tls::Certificate;
 use crate::webhook::Webhooks;
 
 /// The open files that are not connections: listeners, the broker, the log, the admin's own connections.
@@ -26,20 +27,22 @@ pub struct Ingress {
     listener: TcpListener,
     address: SocketAddr,
     rejections: Arc<LastRejections>,
+    certificate: Option<Certificate>,
 }
 
 impl Ingress {
-    /// Takes the address.
+    /// Takes the address, and reads the certificate if it is to answer in TLS.
     ///
     /// # Errors
-    /// Somebody else has it, or it is not ours to take.
+    /// Somebody else has it, or it is not ours to take; the certificate cannot be used.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let certificate = settings.ingress.tls.as_ref().map(Certificate::read).transpose()?;
         let address = settings.ingress.address;
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address} (ingress.address): does another Rollcall run there?")
         })?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, rejections: Arc::default() })
+        Ok(Self { listener, address, rejections: Arc::default(), certificate })
     }
 
     /// Where it listens.
@@ -57,7 +60,12 @@ impl Ingress {
         let verifier = Verifier::new(settings.server_keys());
         let timeouts = Timeouts::default();
         let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), self.rejections, timeouts.body);
-        let server = Server::new(webhooks, timeouts, connection_limit(settings.ingress.max_connections));
+        let tls = self.certificate.as_ref().map(Certificate::acceptor);
+        if let Some(certificate) = self.certificate {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(certificate.look_after()));
+        }
+        let limit = connection_limit(settings.ingress.max_connections);
+        let server = Server::new(webhooks, timeouts, limit).with_tls(tls);
         server.run(self.listener, stop, settings.ingress.drain_timeout).await;
         publisher.close().await;
     }

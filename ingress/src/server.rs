@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::metrics::{self, OpenConnection};
+use crate::tls::{Acceptor, Stream};
 use crate::webhook::Webhooks;
 use crate::{Timeouts, connection};
 
@@ -28,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// after the third lose the event.
 pub struct Server {
     webhooks: Webhooks,
+    /// Where connections are in TLS.
+    tls: Option<Acceptor>,
     timeouts: Timeouts,
     /// How many connections there may be at once.
     max_connections: usize,
@@ -38,7 +41,12 @@ pub struct Server {
 impl Server {
     /// A server for at most `max_connections` at once.
     pub fn new(webhooks: Webhooks, timeouts: Timeouts, max_connections: usize) -> Self {
-        Self { webhooks, timeouts, max_connections, passing: (max_connections / 10).max(1) }
+        Self { webhooks, tls: None, timeouts, max_connections, passing: (max_connections / 10).max(1) }
+    }
+
+    /// The same server, for connections in TLS only, if there is an acceptor.
+    pub(crate) fn with_tls(self, tls: Option<Acceptor>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Answers until `shutdown`, then lets what is under way end, for up to `drain_timeout`.
@@ -73,6 +81,14 @@ impl Server {
             debug!(%peer, %error, "A connection was gone before it began.");
             return;
         }
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => match shutdown.run_until_cancelled(tls.accept(stream, self.timeouts.headers)).await {
+                Some(Ok(stream)) => stream,
+                Some(Err(error)) => return debug!(%peer, %error, "A connection did not come to TLS."),
+                None => return,
+            },
+        };
         connection::serve(stream, peer, &self.webhooks, self.timeouts, keep_alive, &shutdown).await;
     }
 }

@@ -15,7 +15,7 @@ use rollcall_shared::config;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::plugnmeet::webhook::Routing;
 use rollcall_shared::queue::{Message, PublishError, Publisher};
-use rollcall_shared::signature::{Rejection, Verifier};
+use rollcall_shared::signature::{Rejection, Signed, Verifier};
 use rollcall_shared::telemetry::trace_context;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -150,7 +150,7 @@ impl Webhooks {
         // Even for the wrong path the body is read: what is left of one would cost the sender its connection.
         let body = self.read(body, size).await?;
         route?;
-        let source = self.verify(&head.headers, &body)?;
+        let Signed { source, scheme } = self.verify(&head.headers, &body)?;
         let routing = Routing::read(&body)?;
         let (event, event_id, room_id) = (routing.event.as_ref(), routing.id.as_deref(), routing.room_id());
         let Some(worker) = WorkerName::wanting(event) else {
@@ -164,7 +164,7 @@ impl Webhooks {
             warn!(%id, event, event_id, room_id, source, %error, "An event was not queued: its sender shall come again.");
             Refusal::Queue
         })?;
-        metrics::accepted(worker, body.len());
+        metrics::accepted(worker, scheme, body.len());
         debug!(%id, event, event_id, room_id, source, "An event was queued.");
         Ok(Answer::Accepted(id))
     }
@@ -193,8 +193,8 @@ impl Webhooks {
         timeout(self.body_timeout, collect(body, self.max_body_bytes, size)).await.map_err(|_| Refusal::TooSlow)?
     }
 
-    /// The name of the server that signed the body.
-    fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<&str, Rejection> {
+    /// Which server signed the body, and how.
+    fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<Signed<'_>, Rejection> {
         let header = |name| headers.get(name).map(HeaderValue::as_bytes);
         self.verifier.verify(header(HASH_TOKEN), header(AUTHORIZATION), body, Utc::now().timestamp())
     }

@@ -63,6 +63,7 @@ enum Command {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     rollcall_shared::tls::use_ring();
+    rollcall_shared::private::keep_new_files();
     let config = cli.config.as_deref();
     let outcome = match cli.command {
         Command::Up(args) => up::run(args, config).await,

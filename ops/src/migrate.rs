@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use rollcall_migrations::{Migrator, MigratorTrait};
 use rollcall_shared::config::{SecretUrl, Settings};
-use rollcall_shared::store;
 use rollcall_shared::store::entity::{
     course, course_live_session, course_staff, dead_letter, live_session_interval, live_session_recording,
     live_session_start, live_session_user,
 };
+use rollcall_shared::{private, store};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityName, Statement};
 
 use crate::{confirm, output};
@@ -169,9 +169,10 @@ pub(crate) fn to_be_created(url: &SecretUrl) -> Result<SecretUrl> {
     if query.contains("mode=") {
         return Ok(url.clone());
     }
-    if let Some(folder) = Path::new(path).parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
+    let (path, folder) = (Path::new(path), private::folder_of(Path::new(path)));
+    private::make_folder(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    // Where it cannot be made, it cannot be opened either, and that says whether waiting helps.
+    let _ = private::make_file(path);
     let separator = if query.is_empty() { '?' } else { '&' };
     Ok(SecretUrl::parse(&format!("{}{separator}mode=rwc", url.expose().trim_end_matches('?')))?)
 }

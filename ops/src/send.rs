@@ -213,7 +213,7 @@ impl To {
 /// Where the ingress of these settings can be reached from this machine.
 pub(crate) fn ingress_url(ingress: &Ingress) -> Result<Url> {
     let path = ingress.paths.first().context("setting ingress.paths is empty")?;
-    Ok(Url::parse(&format!("http://{}{path}", reachable(ingress.address)))?)
+    Ok(Url::parse(&format!("{}://{}{path}", ingress.scheme(), reachable(ingress.address)))?)
 }
 
 fn body(what: &str, fields: &Fields) -> Result<Bytes> {

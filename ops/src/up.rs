@@ -12,11 +12,11 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use rollcall_ingress::program::Ingress;
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::{AnyWorker, UnknownName};
+use rollcall_shared::event::{AnyWorker, UnknownName, WorkerName};
 use rollcall_shared::queue::{Publisher, Queue};
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::telemetry::obstacles::Obstacles;
-use rollcall_shared::{shutdown, telemetry};
+use rollcall_shared::{private, shutdown, telemetry};
 use rollcall_workers::program::{self, Alone, Surroundings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,8 @@ impl Args {
 pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let settings = Settings::load(config).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
+    settings.warn();
+    private::keep(&settings, args.has(Part::Worker(AnyWorker::Events(WorkerName::Recordings))))?;
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     // Addresses first: if another one runs here, nothing was touched.
     let ingress = if args.has(Part::Ingress) { Some(Ingress::bind(&settings).await?) } else { None };
@@ -188,7 +190,8 @@ struct Welcome<'a> {
 impl fmt::Display for Welcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.settings.ingress.paths.first().map_or("", String::as_str);
-        let url = format!("http://{}{path}", reachable(self.address));
+        let scheme = self.settings.ingress.scheme();
+        let url = format!("{scheme}://{}{path}", reachable(self.address));
         if self.settings.plugnmeet.is_empty() {
             write!(
                 f,

@@ -7,6 +7,7 @@
 //! - [`oversight`]: which workers run, and which shall rest;
 //! - [`plugnmeet`]: how a PlugNMeet server says it (`webhook`) and how one asks it back (`api`);
 //! - [`signature`]: who really sent a webhook;
+//! - [`private`]: who reads what lies on this machine's disk;
 //! - [`queue`]: durable messages between the ingress and the workers; no AMQP type leaves it;
 //! - [`shutdown`]: stopping when a signal says so;
 //! - [`store`]: the database that integrators read;
@@ -23,6 +24,7 @@ pub mod event;
 #[cfg(feature = "store")]
 pub mod oversight;
 pub mod plugnmeet;
+pub mod private;
 pub mod queue;
 pub mod shutdown;
 pub mod signature;

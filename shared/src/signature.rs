@@ -21,6 +21,37 @@ pub const CLOCK_LEEWAY: i64 = 60;
 /// How long a signed token lives, in seconds: what a PlugNMeet server gives its own.
 pub const TOKEN_LIFETIME: i64 = 300;
 
+/// How a webhook is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// A JWT over the body's hash.
+    Token,
+    /// The body's HMAC.
+    Hmac,
+}
+
+impl Scheme {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Token, Self::Hmac];
+
+    /// Its name in the settings and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Hmac => "hmac",
+        }
+    }
+}
+
+/// Who signed a webhook, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signed<'a> {
+    /// The server's name in the settings.
+    pub source: &'a str,
+    /// How it signed.
+    pub scheme: Scheme,
+}
+
 /// One server's key and the secrets that are good for it now.
 #[derive(Debug, Clone)]
 pub struct ServerKeys {
@@ -30,6 +61,8 @@ pub struct ServerKeys {
     pub api_key: String,
     /// The current secret, then the previous one, if there is one.
     pub secrets: Vec<SecretString>,
+    /// How it may sign.
+    pub schemes: Vec<Scheme>,
 }
 
 /// Why a signature was refused. For the log and the metrics; never for the wire.
@@ -50,6 +83,9 @@ pub enum Rejection {
     /// No secret makes this signature.
     #[error("the signature was not made with a configured secret")]
     WrongSecret,
+    /// A secret of a server's makes this signature, whose settings do not take signatures of this kind.
+    #[error("the settings (plugnmeet.<name>.signatures) do not take signatures of this kind from this server")]
+    Scheme,
     /// The token is not valid yet: the sender's clock is ahead.
     #[error("the token is not valid yet: is a clock wrong?")]
     NotYetValid,
@@ -70,6 +106,7 @@ impl Rejection {
             Self::Algorithm => "algorithm",
             Self::UnknownKey => "unknown_key",
             Self::WrongSecret => "wrong_secret",
+            Self::Scheme => "scheme",
             Self::NotYetValid => "not_yet_valid",
             Self::Expired => "expired",
             Self::OtherBody => "other_body",
@@ -89,6 +126,7 @@ struct Server {
     api_key: String,
     /// Keyed once: keying hashes two blocks, which every check would pay again.
     macs: Vec<Hmac<Sha256>>,
+    schemes: Vec<Scheme>,
 }
 
 impl Verifier {
@@ -100,12 +138,13 @@ impl Verifier {
                 macs: keys.secrets.iter().map(mac).collect(),
                 source: keys.source,
                 api_key: keys.api_key,
+                schemes: keys.schemes,
             })
             .collect();
         Self { servers }
     }
 
-    /// Which server signed `body`, by its name in the settings.
+    /// Which server signed `body`, and how.
     ///
     /// `hash_token` and `authorization` are the headers as they came; `now` is Unix seconds. The first header decides
     /// where it is there, since proxies put credentials of their own into the second.
@@ -118,23 +157,20 @@ impl Verifier {
         authorization: Option<&[u8]>,
         body: &[u8],
         now: i64,
-    ) -> Result<&str, Rejection> {
+    ) -> Result<Signed<'_>, Rejection> {
         let signature = hash_token.or(authorization).ok_or(Rejection::Missing)?;
         let signature = str::from_utf8(signature).map_err(|_| Rejection::Malformed)?;
         if signature.len() == 64 { self.verify_hmac(signature, body) } else { self.verify_token(signature, body, now) }
     }
 
-    fn verify_hmac(&self, signature: &str, body: &[u8]) -> Result<&str, Rejection> {
+    fn verify_hmac(&self, signature: &str, body: &[u8]) -> Result<Signed<'_>, Rejection> {
         let mut expected = [0; 32];
         hex::decode_to_slice(signature, &mut expected).map_err(|_| Rejection::Malformed)?;
-        self.servers
-            .iter()
-            .find(|server| server.signed(body, &expected))
-            .map(|server| server.source.as_str())
-            .ok_or(Rejection::WrongSecret)
+        let mut servers = self.servers.iter();
+        servers.find(|server| server.signed(body, &expected)).ok_or(Rejection::WrongSecret)?.may_sign(Scheme::Hmac)
     }
 
-    fn verify_token(&self, token: &str, body: &[u8], now: i64) -> Result<&str, Rejection> {
+    fn verify_token(&self, token: &str, body: &[u8], now: i64) -> Result<Signed<'_>, Rejection> {
         let token = Token::parse(token)?;
         let mut same_key = self.servers.iter().filter(|server| server.api_key == token.claims.iss).peekable();
         same_key.peek().ok_or(Rejection::UnknownKey)?;
@@ -143,11 +179,20 @@ impl Verifier {
             .ok_or(Rejection::WrongSecret)?;
         token.claims.check_time(now)?;
         token.claims.check_body(body)?;
-        Ok(&server.source)
+        server.may_sign(Scheme::Token)
     }
 }
 
 impl Server {
+    /// That it has signed so, if it may.
+    fn may_sign(&self, scheme: Scheme) -> Result<Signed<'_>, Rejection> {
+        if self.schemes.contains(&scheme) {
+            Ok(Signed { source: &self.source, scheme })
+        } else {
+            Err(Rejection::Scheme)
+        }
+    }
+
     /// Whether one of the server's secrets makes this signature; compared in constant time.
     fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         self.macs.iter().any(|mac| mac.clone().chain_update(bytes).verify_slice(signature).is_ok())
@@ -248,6 +293,7 @@ mod tests {
             source: source.into(),
             api_key: api_key.into(),
             secrets: secrets.iter().map(|secret| (*secret).into()).collect(),
+            schemes: Scheme::ALL.into(),
         }
     }
 
@@ -257,7 +303,7 @@ mod tests {
 
     fn verify(signature: &str, now: i64) -> Result<&'static str, Rejection> {
         let verifier = Box::leak(Box::new(verifier()));
-        verifier.verify(Some(signature.as_bytes()), None, BODY, now)
+        verifier.verify(Some(signature.as_bytes()), None, BODY, now).map(|signed| signed.source)
     }
 
     fn token(header: &str, claims: &str, secret: &str) -> String {
@@ -275,11 +321,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_signs_only_as_its_settings_say() {
+        let (token, hmac) = (sign_token("key", &"new".into(), BODY, NOW), sign_hmac(&"new".into(), BODY));
+        for scheme in Scheme::ALL {
+            let verifier = Verifier::new([ServerKeys { schemes: vec![scheme], ..keys("main", "key", &["new"]) }]);
+            let verify = |signature: &str| verifier.verify(Some(signature.as_bytes()), None, BODY, NOW);
+            let (taken, refused) = if scheme == Scheme::Token { (&token, &hmac) } else { (&hmac, &token) };
+            assert_eq!(verify(taken), Ok(Signed { source: "main", scheme }));
+            assert_eq!(verify(refused), Err(Rejection::Scheme));
+            // Who has no secret learns nothing of it.
+            assert_eq!(verify(&sign_hmac(&"guess".into(), BODY)), Err(Rejection::WrongSecret));
+        }
+    }
+
+    #[test]
     fn hash_token_decides_before_authorization() {
         let good = sign_token("key", &"new".into(), BODY, NOW);
         let verifier = verifier();
         let check = |hash: Option<&str>, auth: Option<&str>| {
-            verifier.verify(hash.map(str::as_bytes), auth.map(str::as_bytes), BODY, NOW)
+            verifier.verify(hash.map(str::as_bytes), auth.map(str::as_bytes), BODY, NOW).map(|signed| signed.source)
         };
         assert_eq!(check(None, Some(&good)), Ok("main"));
         assert_eq!(check(Some(&good), Some("Basic cHJveHk6eA==")), Ok("main"));

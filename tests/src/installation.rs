@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -212,6 +214,7 @@ impl Installation {
         // One each: a program may read its settings while the next one's are written.
         let config = log.with_extension("toml");
         std::fs::write(&config, self.settings()).unwrap();
+        std::fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
         let path = program_path(program);
         let mut words = by.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
         let mut command = Command::new(words.next().expect("there is the program at least"));

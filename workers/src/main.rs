@@ -6,11 +6,11 @@ use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_shared::config::Settings;
-use rollcall_shared::event::AnyWorker;
+use rollcall_shared::event::{AnyWorker, WorkerName};
 use rollcall_shared::queue::Queue;
 use rollcall_shared::telemetry::admin::Admin;
 use rollcall_shared::telemetry::obstacles::Obstacles;
-use rollcall_shared::{shutdown, telemetry};
+use rollcall_shared::{private, shutdown, telemetry};
 use rollcall_workers::program::{self, Alone, Surroundings};
 use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ async fn main() -> anyhow::Result<()> {
     let Arguments { worker, config } = Arguments::parse();
     let settings = Settings::load(config.as_deref()).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
+    settings.warn();
+    private::keep(&settings, worker == AnyWorker::Events(WorkerName::Recordings))?;
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
     let admin = match settings.workers.admin_address {

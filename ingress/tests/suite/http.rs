@@ -11,7 +11,7 @@ use rollcall_ingress::server::Server;
 use rollcall_ingress::webhook::Webhooks;
 use rollcall_shared::config::{self, Ingress, SecretUrl, Spool};
 use rollcall_shared::queue::Queue;
-use rollcall_shared::signature::{ServerKeys, Verifier};
+use rollcall_shared::signature::{Scheme, ServerKeys, Verifier};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -40,7 +40,8 @@ impl Running {
         let data = tempfile::tempdir().unwrap();
         let spool = Spool { path: data.path().join("spool.db"), max_bytes: max_spool, min_free_bytes: 0 };
         let settings = Ingress { max_body_bytes: MAX_BODY, spool, ..Ingress::default() };
-        let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
+        let (secrets, schemes) = (vec![SECRET.into()], Scheme::ALL.into());
+        let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets, schemes };
         let queue = config::Queue {
             url: SecretUrl::parse(&no_broker().await).unwrap(),
             prefix: "test".into(),

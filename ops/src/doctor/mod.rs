@@ -5,12 +5,14 @@
 //!
 //! - `finding`: what a check says, for people and for machines;
 //! - `user`: who asks;
+//! - `privacy`: who else can read what is on this machine's disk;
 //! - `queue`, `database`, `dead_letters`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
 //!   checks, by what they look at.
 
 mod database;
 mod dead_letters;
 mod finding;
+mod privacy;
 mod queue;
 mod recordings;
 mod server;
@@ -24,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use rollcall_shared::config::Settings;
+use rollcall_shared::config::{Advice, Settings};
 use tokio::time::timeout;
 use url::Url;
 
@@ -40,7 +42,7 @@ const LITTLE_ROOM: u64 = 1 << 30;
 
 /// Try out everything that Rollcall needs, and say what is wrong and what to do.
 ///
-/// The settings, the queue, the database, dead letters, the storage, ffprobe and ffmpeg, each PlugNMeet server, and the ingress, which gets a
+/// The settings, who can read the files, the queue, the database, dead letters, the storage, ffprobe and ffmpeg, each PlugNMeet server, and the ingress, which gets a
 /// signed event that it ignores. One line each: ✓ is well, ✗ is not, ! deserves a look. Run it where Rollcall runs, as its user,
 /// in its folder.
 ///
@@ -60,7 +62,9 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     match Settings::load(config) {
         Ok(settings) => {
             tell(&mut findings, &args, vec![settings_read(config)])?;
+            tell(&mut findings, &args, settings.advice().into_iter().map(advice).collect())?;
             tell(&mut findings, &args, user::check(&settings).into_iter().collect())?;
+            tell(&mut findings, &args, privacy::check(&settings, config))?;
             // In order, each as soon as it and all before it are known.
             let mut made = stream::iter(checks(&settings, &args)).buffered(AT_ONCE);
             while let Some(found) = made.next().await {
@@ -71,7 +75,8 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
             let todo = "put it right; what follows can only be checked then";
             tell(&mut findings, &args, vec![Finding::failed("settings", error, todo)])?;
             let not_made = |check| Finding::not_made(check, "the settings cannot be read");
-            let others = ["queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"];
+            let others =
+                ["files", "queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"];
             tell(&mut findings, &args, others.map(not_made).to_vec())?;
         }
     }
@@ -122,6 +127,11 @@ async fn in_time(check: impl Into<String>, findings: impl Future<Output = Vec<Fi
         vec![Finding::failed(check, found, todo)]
     };
     timeout(LIMIT, findings).await.unwrap_or_else(silent)
+}
+
+fn advice(advice: Advice) -> Finding {
+    let Advice { setting, found, todo } = advice;
+    Finding::warning("settings", format!("{setting}: {found}"), todo)
 }
 
 /// Which settings these are.

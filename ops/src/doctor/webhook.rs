@@ -7,7 +7,7 @@ use reqwest::header::DATE;
 use reqwest::{Client, Response, StatusCode, redirect};
 use rollcall_shared::config::{self, Settings};
 use rollcall_shared::plugnmeet::api::Clock;
-use rollcall_shared::signature::{self, CLOCK_LEEWAY};
+use rollcall_shared::signature::{self, CLOCK_LEEWAY, Scheme};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -45,18 +45,46 @@ pub(super) async fn check(
             Err(error) => return vec![Finding::failed(check, error, "put ingress.address and ingress.paths right")],
         },
     };
-    let mut findings = vec![post(&check, "api_secret", name, &server.api_key, &server.api_secret, &url).await];
+    let mut findings = vec![post(&check, "api_secret", name, server, &server.api_secret, &url).await];
     if let Some(previous) = &server.previous_secret {
         let check = format!("{check} (previous_secret)");
-        findings.push(post(&check, "previous_secret", name, &server.api_key, previous, &url).await);
+        findings.push(post(&check, "previous_secret", name, server, previous, &url).await);
     }
+    findings.push(signatures(name, &server.signatures));
     findings
 }
 
-async fn post(check: &str, setting: &str, name: &str, api_key: &str, secret: &SecretString, url: &Url) -> Finding {
+/// How webhooks may be signed. Nothing is wrong with either; but what is not needed is one more way in.
+fn signatures(name: &str, schemes: &[Scheme]) -> Finding {
+    let (check, taken) = (format!("signatures {name}"), schemes.iter().map(|scheme| scheme.as_str()));
+    let taken = taken.collect::<Vec<_>>().join(" and ");
+    Finding::ok(
+        check,
+        match schemes.contains(&Scheme::Hmac) {
+            true => format!(
+                "{taken}; what is signed with hmac is good for ever: where nobody but PlugNMeet itself posts, set \
+                 plugnmeet.{name}.signatures to [\"token\"]"
+            ),
+            false => format!("{taken} only"),
+        },
+    )
+}
+
+async fn post(
+    check: &str,
+    setting: &str,
+    name: &str,
+    server: &config::PlugNMeet,
+    secret: &SecretString,
+    url: &Url,
+) -> Finding {
     let body = json!({ "event": EVENT, "id": Uuid::new_v4() }).to_string();
     let asked = Utc::now();
-    let token = signature::sign_token(api_key, secret, body.as_bytes(), asked.timestamp());
+    let token = if server.signatures.contains(&Scheme::Token) {
+        signature::sign_token(&server.api_key, secret, body.as_bytes(), asked.timestamp())
+    } else {
+        signature::sign_hmac(secret, body.as_bytes())
+    };
     let sent = async {
         // PlugNMeet too posts where it was told, and nowhere else.
         let client = Client::builder().redirect(redirect::Policy::none()).timeout(ANSWER_TIMEOUT).build()?;

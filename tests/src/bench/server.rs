@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rollcall_shared::signature::{ServerKeys, Verifier};
+use rollcall_shared::signature::{Scheme, ServerKeys, Verifier};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::installation::Server;
@@ -67,7 +67,8 @@ impl Drop for Process {
 /// # Errors
 /// It cannot listen.
 pub async fn serve(api_key: String, secret: String) -> anyhow::Result<()> {
-    let keys = ServerKeys { source: "main".into(), api_key, secrets: vec![secret.into()] };
+    let (secrets, schemes) = (vec![secret.into()], Scheme::ALL.into());
+    let keys = ServerKeys { source: "main".into(), api_key, secrets, schemes };
     let verifier = Arc::new(Verifier::new([keys]));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;

@@ -1,6 +1,7 @@
 //! `rollcall doctor` finds what is wrong, names it and the way out, tells no password, and is content where all is well.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,10 @@ rollcall_tests::on_both_back_ends!(
     a_machine_without_ffmpeg_and_a_storage_that_cannot_be_written_are_named,
     an_ingress_that_is_away_or_runs_on_other_settings_is_named,
 );
+
+/// As long as they should be.
+const SECRET: &str = "a secret of this server's";
+const OTHER_SECRET: &str = "a secret of the other server's";
 
 /// One line of the doctor's.
 #[derive(Debug, Deserialize)]
@@ -92,15 +97,15 @@ async fn doctor(installation: &Installation, arguments: &[&str]) -> Visit {
 }
 
 async fn server(installation: &mut Installation) -> StandIn {
-    let server = StandIn::start("key", &"secret".into()).await.unwrap();
-    installation.server("main", "key", "secret", server.url().as_str());
+    let server = StandIn::start("key", &SECRET.into()).await.unwrap();
+    installation.server("main", "key", SECRET, server.url().as_str());
     server
 }
 
 async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
     let _server = server(&mut installation).await;
-    let other = StandIn::start("key", &"another".into()).await.unwrap();
-    installation.server("other", "key", "another", other.url().as_str());
+    let other = StandIn::start("key", &OTHER_SECRET.into()).await.unwrap();
+    installation.server("other", "key", OTHER_SECRET, other.url().as_str());
     std::fs::create_dir_all(installation.media()).unwrap();
     let up = installation.up().await;
     let url = address(&up);
@@ -114,12 +119,25 @@ async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
     let checks: Vec<_> = visit.findings.iter().map(|finding| finding.check.as_str()).collect();
     let of_queue: &[&str] =
         if installation.is_on_files() { &["queue"] } else { &["queue", "queues", "unrouted", "consumers"] };
-    let servers =
-        ["plugnmeet main", "clock of main", "plugnmeet other", "clock of other", "webhook main", "webhook other"];
+    let servers = [
+        "plugnmeet main",
+        "clock of main",
+        "plugnmeet other",
+        "clock of other",
+        "webhook main",
+        "signatures main",
+        "webhook other",
+        "signatures other",
+    ];
     assert_eq!(
         checks,
-        [&["settings"], of_queue, &["database", "dead letters", "storage", "ffprobe", "ffmpeg"], servers.as_slice()]
-            .concat()
+        [
+            &["settings", "files"],
+            of_queue,
+            &["database", "dead letters", "storage", "ffprobe", "ffmpeg"],
+            servers.as_slice()
+        ]
+        .concat()
     );
     // Nothing is left in the storage, and nothing was queued.
     let left: Vec<_> =
@@ -144,13 +162,13 @@ async fn a_wrong_key_and_a_wrong_secret_are_told_apart(mut installation: Install
     visit.fails("plugnmeet main", &["Failed to verify", "plugnmeet.main.api_secret to client.secret"]);
     visit.says("clock of main", "ok", &[]);
 
-    installation.server("main", "nobody", "secret", url.as_str());
+    installation.server("main", "nobody", SECRET, url.as_str());
     doctor(&installation, &[])
         .await
         .fails("plugnmeet main", &["Invalid API key", "plugnmeet.main.api_key to client.api_key"]);
 
     // While a secret is changed: the server has still the old one.
-    installation.server("main", "key", "secret", url.as_str());
+    installation.server("main", "key", SECRET, url.as_str());
     installation.rotate("main", "hunter2");
     let visit = doctor(&installation, &[]).await;
     visit.says("plugnmeet main", "warning", &["previous_secret only"]);
@@ -193,7 +211,7 @@ async fn what_answers_in_a_servers_place_is_told_apart(mut installation: Install
         doctor(&installation, &[]).await.fails("plugnmeet main", &[expected]);
     }
     let path = format!("{}elsewhere/", server.url());
-    installation.server("main", "key", "secret", &path);
+    installation.server("main", "key", SECRET, &path);
     doctor(&installation, &[]).await.fails("plugnmeet main", &["404", "plugnmeet.main.url"]);
 }
 
@@ -290,9 +308,61 @@ async fn settings_that_cannot_be_read_are_named_and_nothing_else_is_checked() {
     installation.set("sessions.unknown", "perhaps");
     let visit = doctor(&installation, &[]).await;
     visit.fails("settings", &["sessions.unknown", "perhaps"]);
-    for check in ["queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"] {
+    for check in ["files", "queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"]
+    {
         visit.says(check, "warning", &["not checked"]);
     }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_none_fails_and_a_short_one_is_warned_of() {
+    let mut installation = Installation::on_files().await;
+    let visit = doctor(&installation, &[]).await;
+    visit.says("settings", "warning", &["plugnmeet.main.api_secret: it is shorter than 16 bytes", "openssl rand"]);
+    installation.server("main", "key", "", "http://127.0.0.1:1");
+    installation.rotate("main", SECRET);
+    doctor(&installation, &[]).await.fails("settings", &["plugnmeet.main.previous_secret", "empty"]);
+}
+
+#[tokio::test]
+async fn what_others_can_read_is_named_with_the_command_and_not_changed() {
+    let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+    let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let folder = Folder::new();
+    let secret = folder.0.join("api secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::create_dir_all(folder.0.join("data/queue.db-holders")).unwrap();
+    std::fs::create_dir(folder.0.join("data/media")).unwrap();
+    std::fs::write(folder.0.join("data/queue.db"), "").unwrap();
+    folder.settings(&format!(
+        "database.url = 'postgres://rollcall:hunter2@127.0.0.1:1/rollcall'\n\
+         [plugnmeet.main]\nurl = 'http://127.0.0.1:1'\napi_key = 'key'\napi_secret_file = '{}'\n",
+        secret.display()
+    ));
+    let toml = folder.0.join("rollcall.toml");
+    let files = [&toml, &secret, &folder.0.join("data/queue.db")];
+    let folders = ["data", "data/queue.db-holders", "data/media"].map(|name| folder.0.join(name));
+    files.iter().for_each(|file| set(file, 0o644));
+    folders.iter().for_each(|folder| set(folder, 0o755));
+    let visit = Visit::read(folder.spawn("rollcall", &["doctor", "--json"])).await;
+    for texts in [
+        &["everybody", "rollcall.toml (database.url)", "chmod o-rwx rollcall.toml"][..],
+        &["everybody", "the secret in", "chmod o-rwx '/", "api secret'"],
+        &["data/queue.db", "chmod 600 data/queue.db"],
+        &["data/queue.db-holders", "chmod 700 data/queue.db-holders"],
+        &["others", "data", "chmod 700 data"],
+        &["data/media", "chmod -R go-rwx /", "data/media"],
+    ] {
+        visit.says("files", "warning", texts);
+    }
+    assert_eq!(visit.of("files").count(), 6, "{visit:#?}");
+    assert!(files.iter().all(|file| mode(file) == 0o644) && folders.iter().all(|folder| mode(folder) == 0o755));
+
+    // Its group may read rollcall.toml: that is how packages lay it there.
+    [&toml, &secret].iter().for_each(|file| set(file, 0o640));
+    set(files[2], 0o600);
+    folders.iter().for_each(|folder| set(folder, 0o700));
+    Visit::read(folder.spawn("rollcall", &["doctor", "--json"])).await.says("files", "ok", &["nobody else"]);
 }
 
 #[tokio::test]
@@ -351,7 +421,15 @@ async fn every_queue_with_other_arguments_is_named() {
     // What does not depend on it was checked all the same.
     visit.says("queue", "ok", &["RabbitMQ "]);
     visit.says("unrouted", "ok", &[]);
-    visit.nothing_else_is_wrong(&["queues", "consumers", "dead letters", "plugnmeet main", "webhook main", "storage"]);
+    visit.nothing_else_is_wrong(&[
+        "settings",
+        "queues",
+        "consumers",
+        "dead letters",
+        "plugnmeet main",
+        "webhook main",
+        "storage",
+    ]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use reqwest::Client;
 use rollcall_shared::event::WorkerName;
-use rollcall_shared::signature::{ServerKeys, Verifier, sign_hmac, sign_token};
+use rollcall_shared::signature::{Scheme, ServerKeys, Verifier, sign_hmac, sign_token};
 use rollcall_shared::store::entity::{course_live_session, live_session_user};
 use rollcall_shared::telemetry::rejections::Rejections;
 use rollcall_tests::broker::{self, Queued, drained};
@@ -74,7 +74,8 @@ fn claims_for(body: &[u8]) -> Value {
 
 fn verifier_of(request: &Request) -> Verifier {
     let secrets = vec![request.secret.as_str().into()];
-    Verifier::new([ServerKeys { source: "main".into(), api_key: request.api_key.clone(), secrets }])
+    let schemes = Scheme::ALL.into();
+    Verifier::new([ServerKeys { source: "main".into(), api_key: request.api_key.clone(), secrets, schemes }])
 }
 
 fn event_of(request: &Request) -> String {
@@ -206,6 +207,30 @@ async fn either_secret_and_either_header_say_who_sent_it() {
         assert_eq!(message.headers["rollcall-source"], source);
         assert_eq!(message.headers["traceparent"] == TRACEPARENT, is_traced);
     }
+}
+
+#[tokio::test]
+async fn a_server_may_be_held_to_tokens_and_how_each_signed_is_counted() {
+    let installation = Installation::on_files().await;
+    let by = ["env", "ROLLCALL__PLUGNMEET__MAIN__SIGNATURES=token"];
+    let ingress = installation.spawn_by(&by, "rollcall-ingress", &[]).listens().await;
+    let door = Door::new(ingress.address);
+    let hmac = sign_hmac(&"secret".into(), WANTED.as_bytes());
+    // As PlugNMeet's own API is signed: what was said to it is no webhook.
+    assert_eq!(door.post(PATHS[0], &[("Hash-Token", &hmac)], WANTED).await.0, 403);
+    assert_eq!(door.post_token(&token("key", "secret", WANTED.as_bytes()), WANTED).await.0, 200);
+    let page = reqwest::get(format!("http://{}/rejections", ingress.admin)).await.unwrap().text().await.unwrap();
+    let Rejections { rejections, .. } = serde_json::from_str(&page).unwrap();
+    assert_eq!(rejections.iter().map(|it| it.reason.as_ref()).collect::<Vec<_>>(), ["scheme"]);
+    assert_eq!(ingress.metric("rollcall_ingress_signatures_total{scheme=\"token\"}").await, Some(1.0));
+    assert_eq!(ingress.metric("rollcall_ingress_signatures_total{scheme=\"hmac\"}").await, None);
+    ingress.process.stop().await;
+
+    // By default both are good.
+    let ingress = installation.ingress().await;
+    assert_eq!(Door::new(ingress.address).post(PATHS[0], &[("Hash-Token", &hmac)], WANTED).await.0, 200);
+    assert_eq!(ingress.metric("rollcall_ingress_signatures_total{scheme=\"hmac\"}").await, Some(1.0));
+    ingress.process.stop().await;
 }
 
 /// What is not signed as it must be: what it is, the header, the body.

@@ -5,6 +5,7 @@ use rollcall_migrations::{Migrator, MigratorTrait as _};
 use rollcall_ops::standin::{self, Endpoint, Fault, StandIn};
 use rollcall_shared::config::SecretUrl;
 use rollcall_shared::event::{Recording, Room, Sid};
+use rollcall_shared::signature::Scheme;
 use rollcall_shared::store;
 use rollcall_shared::store::entity::course_live_session as session;
 use sea_orm::{ConnectionTrait as _, PaginatorTrait as _};
@@ -49,6 +50,7 @@ impl Server {
             api_key: "key".into(),
             api_secret: "hunter2".into(),
             previous_secret: None,
+            signatures: Scheme::ALL.into(),
         };
         api::Client::new(&settings, Duration::from_secs(5)).unwrap()
     }

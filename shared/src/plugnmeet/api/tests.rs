@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::signature::Scheme;
 
 const SECRET: &str = "hunter2";
 const TOKEN: &str = "eyJ.token/with?signs";
@@ -90,7 +91,9 @@ fn client(url: Url) -> Client {
 }
 
 fn client_with(url: Url, previous_secret: Option<SecretString>) -> Client {
-    let server = config::PlugNMeet { url, api_key: "key".into(), api_secret: SECRET.into(), previous_secret };
+    let signatures = Scheme::ALL.into();
+    let server =
+        config::PlugNMeet { url, api_key: "key".into(), api_secret: SECRET.into(), previous_secret, signatures };
     Client::new(&server, Duration::from_secs(5)).unwrap()
 }
 

@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::holder::{self, Holder};
 use super::writer::StoreError;
+use crate::private;
 use crate::queue::QueueError;
 
 /// "Roll", in a SQLite file's header: whose file it is.
@@ -90,6 +91,8 @@ impl File {
         let locked = spawn_blocking(move || lock_for_opening(&holders)).await.unwrap_or_else(|error| Err(error.into()));
         let locked = locked.map_err(|error| file.unwritable(&error))?;
         file.check_permission().map_err(|error| file.unwritable(&error))?;
+        // What SQLite lays beside it is for the same to read.
+        private::make_file(path).map_err(|error| file.unwritable(&error))?;
         file.prepare().await?;
         file.sync_folder().map_err(|error| file.unwritable(&error))?;
         holder::forget_the_gone(&file.holders());
@@ -220,7 +223,7 @@ impl File {
 
     /// That there is a file at all must outlive a power cut too.
     fn sync_folder(&self) -> io::Result<()> {
-        LockFile::open(folder_of(&self.path))?.sync_all()
+        LockFile::open(private::folder_of(&self.path))?.sync_all()
     }
 
     async fn check(&self, connection: &mut SqliteConnection) -> Result<(), QueueError> {
@@ -282,28 +285,9 @@ async fn change_schema(connection: &mut SqliteConnection, change: &'static str) 
     tx.commit().await
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Makes a folder, and those that it is to lie in: each is there after a power cut, too.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let within = folder_of(folder);
-    make_folder(within)?;
-    match fs::create_dir(folder) {
-        // By another process.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
-        made => made?,
-    }
-    LockFile::open(within)?.sync_all()
-}
-
 fn lock_for_opening(holders: &Path) -> io::Result<LockFile> {
-    make_folder(holders)?;
-    let lock = LockFile::create(holders.join("opening"))?;
+    private::make_folder(holders)?;
+    let lock = private::new_file().create(true).truncate(false).open(holders.join("opening"))?;
     lock.lock()?;
     Ok(lock)
 }

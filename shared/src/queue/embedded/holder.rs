@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::private;
+
 /// One that takes deliveries: as long as it is not dropped, what it has is its own.
 #[derive(Debug)]
 pub(in crate::queue) struct Holder {
@@ -36,11 +38,11 @@ impl Holder {
     }
 
     fn new(folder: &Path, prefix: &str) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+        private::make_folder(folder)?;
         let name = format!("{prefix}{}", Uuid::now_v7());
         let path = folder.join(&name);
         let unlocked = folder.join(format!("{name}.new"));
-        let lock = File::create_new(&unlocked)?;
+        let lock = private::new_file().create_new(true).open(&unlocked)?;
         lock.lock()?;
         // Nobody may find it before it is locked, and so take its holder for dead.
         fs::rename(unlocked, &path)?;

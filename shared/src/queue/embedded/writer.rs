@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,16 +29,20 @@ const BREATH: Duration = Duration::from_millis(1);
 const ASK_AGAIN: Range<Duration> = Duration::from_micros(300)..Duration::from_micros(1500);
 /// What stays free of the disk for SQLite's log, in bytes.
 const LEFT_TO_THE_LOG: u64 = 32 * 1024 * 1024;
-/// After how long a process that keeps the file to itself is told of, and how often anything that goes on is told.
+/// How long another process may keep the file to itself before this one says that it cannot write: a webhook waits no longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After how long such a process is told of in the log, and how often anything that goes on is told.
 const LONG: Duration = Duration::from_secs(10);
+/// How often to see whether anything could be written, while there is nothing to write.
+const LOOK_AROUND: Duration = Duration::from_secs(3);
 
 /// How long nothing is to be written before the file gives back what a backlog has left free in it; how many bytes it keeps for
 /// the next one; and how many pages it gives back at once (a megabyte: whoever wants to write waits for that).
 const IDLE: Duration = Duration::from_secs(1);
 const KEPT_FREE: u64 = 16 * 1024 * 1024;
 const GIVEN_BACK_AT_ONCE: u32 = 256;
-/// How often to look for room while there is none.
-const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// How often to try again while nothing can be written.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How much the file may hold.
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +70,16 @@ pub(in crate::queue) struct Store {
     pub(in crate::queue) file: File,
     writes: mpsc::Sender<Write>,
     changes: watch::Sender<()>,
-    /// Whether the last attempt to add a message failed.
-    refusing: Arc<AtomicBool>,
+    obstacles: Arc<Obstacles>,
+}
+
+/// What is in the way of writing.
+#[derive(Debug, Default)]
+struct Obstacles {
+    /// The last attempt to write failed, or there was no room for a message.
+    refusing: AtomicBool,
+    /// Another process keeps the file to itself.
+    blocked: AtomicBool,
 }
 
 /// One thing to write.
@@ -93,10 +106,10 @@ impl Store {
     pub(in crate::queue) fn start(file: File, limits: Limits) -> Self {
         let (writes, waiting) = mpsc::channel(WAITING);
         let changes = watch::Sender::new(());
-        let refusing = Arc::new(AtomicBool::new(false));
-        let writer = Writer { file: file.clone(), limits, changes: changes.clone(), refusing: refusing.clone() };
+        let obstacles = Arc::<Obstacles>::default();
+        let writer = Writer { file: file.clone(), limits, changes: changes.clone(), obstacles: obstacles.clone() };
         tokio::spawn(writer.run(waiting));
-        Self { file, writes, changes, refusing }
+        Self { file, writes, changes, obstacles }
     }
 
     /// Puts a message at the end of a queue. When this returns `Ok`, it is on disk.
@@ -140,7 +153,11 @@ impl Store {
     }
 
     pub(in crate::queue) fn obstacle(&self) -> Option<&'static str> {
-        let refuses = self.refusing.load(Ordering::Relaxed) || self.writes.is_closed();
+        let Obstacles { refusing, blocked } = &*self.obstacles;
+        if blocked.load(Ordering::Relaxed) {
+            return Some("another process keeps the queue file to itself");
+        }
+        let refuses = refusing.load(Ordering::Relaxed) || self.writes.is_closed();
         refuses.then_some("the queue file cannot be written to, or is full")
     }
 }
@@ -149,7 +166,7 @@ struct Writer {
     file: File,
     limits: Limits,
     changes: watch::Sender<()>,
-    refusing: Arc<AtomicBool>,
+    obstacles: Arc<Obstacles>,
 }
 
 /// What goes into one transaction.
@@ -178,13 +195,13 @@ impl Writer {
         let mut connection = None;
         let mut trouble = Trouble::default();
         let mut writes = Vec::with_capacity(MOST);
-        while self.some(&mut waiting, &mut writes, &mut connection).await {
+        while self.some(&mut waiting, &mut writes, &mut connection, &mut trouble).await {
             let batch = Batch::of(writes.drain(..));
             let adds = !batch.messages.is_empty();
             match self.write_apart(&mut connection, batch).await {
                 Ok(()) => trouble.is_over(),
                 Err(error) => {
-                    self.refusing.store(true, Ordering::Relaxed);
+                    self.refuse(true);
                     trouble.tell(&error);
                 }
             }
@@ -222,38 +239,63 @@ impl Writer {
 
     /// Waits for something to write; `false` when nobody can want anything any more.
     ///
-    /// Meanwhile it looks for room, if there was none: one who is told not to come as long as there is none will not come to
-    /// find out.
+    /// Meanwhile it sees whether anything could be written: one who is told not to come as long as nothing can will not come to
+    /// find out. And it gives back room, as long as there is some to give.
     async fn some(
         &self,
         waiting: &mut mpsc::Receiver<Write>,
         writes: &mut Vec<Write>,
         connection: &mut Option<SqliteConnection>,
+        trouble: &mut Trouble,
     ) -> bool {
-        while self.refusing.load(Ordering::Relaxed) {
-            if let Ok(count) = timeout(LOOK_FOR_ROOM, waiting.recv_many(writes, MOST)).await {
+        let (mut may_shrink, mut pause, mut seen) = (connection.is_some(), IDLE, None);
+        loop {
+            let is_refusing = self.obstacles.refusing.load(Ordering::Relaxed);
+            if let Ok(count) =
+                timeout(if is_refusing { TRY_AGAIN } else { pause }, waiting.recv_many(writes, MOST)).await
+            {
                 return count > 0;
             }
-            // The next message finds out what else may be wrong.
-            let _ = self.look_for_room(connection).await;
-        }
-        let (mut pause, mut seen) = (IDLE, None);
-        // As long as there is something to give back; then it may take as long as it wants until something is to be written.
-        while connection.is_some() {
-            if let Ok(count) = timeout(pause, waiting.recv_many(writes, MOST)).await {
-                return count > 0;
+            if is_refusing || !may_shrink {
+                let tried = self.try_out(connection, is_refusing).await;
+                self.refuse(tried.is_err());
+                match tried {
+                    Ok(()) => trouble.is_over(),
+                    Err(error) => {
+                        trouble.tell(&error);
+                        *connection = None;
+                    }
+                }
+                pause = LOOK_AROUND;
+                continue;
             }
-            match self.give_back(connection, &mut seen).await {
-                Ok(Given::Some) => pause = BREATH,
-                Ok(Given::NothingBesideOthers) => pause = IDLE,
-                Ok(Given::All) => break,
+            (may_shrink, pause) = match self.give_back(connection, &mut seen).await {
+                Ok(Given::Some) => (true, BREATH),
+                Ok(Given::NothingBesideOthers) => (true, IDLE),
+                Ok(Given::All) => (false, LOOK_AROUND),
                 Err(error) => {
                     debug!(%error, "the queue file could not be made smaller");
-                    break;
+                    (false, LOOK_AROUND)
                 }
-            }
+            };
         }
-        waiting.recv_many(writes, MOST).await > 0
+    }
+
+    /// Whether a message could be written: there is room, and the file is ours to write to. With `really`, something is written.
+    async fn try_out(&self, connection: &mut Option<SqliteConnection>, really: bool) -> Result<(), StoreError> {
+        let connection = self.connected(connection).await?;
+        self.room(connection).await?;
+        let failed = |error: sqlx::Error| self.file.failed(&error);
+        self.begin(connection).await.map_err(failed)?;
+        if !really {
+            return sqlx::query("ROLLBACK").execute(connection).await.map(|_| ()).map_err(failed);
+        }
+        messages::leave_no_trace(connection).await.map_err(failed)?;
+        sqlx::query("COMMIT").execute(connection).await.map(|_| ()).map_err(failed)
+    }
+
+    fn refuse(&self, is_refusing: bool) {
+        self.obstacles.refusing.store(is_refusing, Ordering::Relaxed);
     }
 
     /// Gives some of what is free in the file back to the disk, unless another process has written since the file was `seen` last: it
@@ -281,32 +323,31 @@ impl Writer {
         Ok(if left < free { Given::Some } else { Given::All })
     }
 
-    async fn look_for_room(&self, connection: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
-        let room = self.room(self.connected(connection).await?).await;
-        self.refusing.store(room.is_err(), Ordering::Relaxed);
-        room
-    }
-
     async fn connected<'c>(
         &self,
         connection: &'c mut Option<SqliteConnection>,
     ) -> Result<&'c mut SqliteConnection, StoreError> {
         match connection {
             Some(connection) => Ok(connection),
-            None => Ok(connection.insert(self.file.writer().await.map_err(|error| self.file.failed(&error))?)),
+            None => {
+                let connected = self.or_blocked(self.file.writer()).await.map_err(|error| self.file.failed(&error))?;
+                Ok(connection.insert(connected))
+            }
         }
     }
 
     async fn write(&self, connection: &mut Option<SqliteConnection>, batch: &mut Batch) -> Result<(), StoreError> {
         let connection = self.connected(connection).await?;
-        if !batch.messages.is_empty() {
-            let room = self.room(connection).await;
-            self.refusing.store(room.is_err(), Ordering::Relaxed);
-            if let Err(full) = room {
-                batch.refuse_messages(&full);
-            }
+        let is_asked_for = !batch.messages.is_empty() || self.obstacles.refusing.load(Ordering::Relaxed);
+        let room = if is_asked_for { self.room(connection).await } else { Ok(()) };
+        if let Err(full) = &room {
+            self.refuse(true);
+            batch.refuse_messages(full);
         }
-        self.commit(connection, batch).await.map_err(|error| self.file.failed(&error))
+        self.commit(connection, batch).await.map_err(|error| self.file.failed(&error))?;
+        // Only now: that there is room does not say that it can be written to.
+        self.refuse(room.is_err());
+        Ok(())
     }
 
     /// On an error the transaction ends with its connection.
@@ -325,17 +366,31 @@ impl Writer {
     /// Takes the write lock, however long another process has it.
     async fn begin(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let mut since = Instant::now();
-        loop {
-            match sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
-                Err(error) if is_busy(&error) => sleep(rand::random_range(ASK_AGAIN)).await,
-                begun => return begun.map(|_| ()),
+        let begun = async {
+            loop {
+                match sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
+                    Err(error) if is_busy(&error) => sleep(rand::random_range(ASK_AGAIN)).await,
+                    begun => return begun.map(|_| ()),
+                }
+                if since.elapsed() > LONG {
+                    warn!(path = %self.file.path().display(), "another process keeps the queue file to itself");
+                    since = Instant::now();
+                }
             }
-            if since.elapsed() > LONG {
-                warn!(path = %self.file.path().display(), "another process keeps the queue file to itself");
-                self.refusing.store(true, Ordering::Relaxed);
-                since = Instant::now();
-            }
+        };
+        self.or_blocked(begun).await
+    }
+
+    /// Waits for what another process may be in the way of, and says so once that takes long.
+    async fn or_blocked<T>(&self, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = pin!(waited_for);
+        if let Ok(done) = timeout(PATIENCE, &mut waited_for).await {
+            return done;
         }
+        self.obstacles.blocked.store(true, Ordering::Relaxed);
+        let done = waited_for.await;
+        self.obstacles.blocked.store(false, Ordering::Relaxed);
+        done
     }
 
     /// Whether there is room for more messages.
