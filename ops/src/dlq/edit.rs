@@ -248,7 +248,7 @@ fn tell(tool: &Tool, id: i64, edited: &Edited, differences: &[String]) -> Result
         return Ok(());
     }
     for line in differences {
-        output::print(output::harmless(line))?;
+        output::print(line)?;
     }
     if differences.is_empty() {
         output::print("the body is as it came")?;
