@@ -717,10 +717,10 @@ fn without_password(mut url: Url) -> String {
 
 const SECOND: Duration = Duration::from_secs(1);
 const STORAGE_URL: &str = "it is file:// and an absolute folder, file:///var/lib/rollcall/media";
-const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
+pub(crate) const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
 
 /// Names become parts of routing keys and queue names, where a dot separates.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=60).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
 }
 

@@ -1,11 +1,11 @@
 //! `rollcall dlq import`: dead letters from another installation, or from long ago.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rollcall_shared::dead_letters::By;
 use rollcall_shared::dead_letters::transfer::{self, Imported, Record};
 
@@ -16,10 +16,15 @@ use crate::who::Who;
 /// How many lines are taken in at once, and how many bytes of them.
 const BATCH: usize = 200;
 const BATCH_BYTES: usize = 4 << 20;
+/// How long a line may be beside its bodies, in bytes; and how many of JSON's bytes one of a body's takes at most, of the body and
+/// of the original.
+const BESIDE_BODIES: usize = 16 << 20;
+const BYTES_FOR_ONE: usize = 2 * 6;
 
 /// Take in dead letters that `export` has written: they are dead here, whatever they were there, with their history.
 ///
-/// What is here already is left as it is, so that a file can be imported again.
+/// What is here already is left as it is, so that a file can be imported again. What no queue and no database would take (a body
+/// longer than ingress.max_body_bytes, a name that is none, a number that cannot be) ends it, and the line is named.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -79,14 +84,19 @@ struct Importing<'a> {
 
 impl Importing<'_> {
     /// Takes in everything before the first line that is bad.
-    async fn all(&mut self, lines: impl BufRead) -> Result<()> {
+    async fn all(&mut self, mut lines: impl BufRead) -> Result<()> {
+        let max_body = self.tool.settings.ingress.max_body_bytes;
+        let longest = max_body.saturating_mul(BYTES_FOR_ONE).saturating_add(BESIDE_BODIES);
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for (index, line) in lines.lines().enumerate() {
-            let number = index + 1;
-            let read = line.map_err(anyhow::Error::new).and_then(|line| {
+        for number in 1.. {
+            let line = match next_line(&mut lines, longest) {
+                Ok(None) => break,
+                line => line.map(Option::unwrap_or_default),
+            };
+            let read = line.and_then(|line| {
                 bytes += line.len();
-                if line.trim().is_empty() { Ok(None) } else { Ok(Some(Record::parse(&line)?)) }
+                if line.trim().is_empty() { Ok(None) } else { Ok(Some(Record::parse(&line, max_body)?)) }
             });
             match read.with_context(|| format!("line {number}")) {
                 Ok(record) => batch.extend(record),
@@ -113,4 +123,14 @@ impl Importing<'_> {
         self.done.known += known;
         Ok(())
     }
+}
+
+/// The next line, of so many bytes at most; none at the end.
+fn next_line(lines: &mut impl BufRead, longest: usize) -> Result<Option<String>> {
+    let mut line = String::new();
+    let read = lines.take(longest as u64 + 1).read_line(&mut line)?;
+    if read > longest {
+        bail!("it is longer than {longest} bytes: no dead letter is, with bodies of ingress.max_body_bytes at most");
+    }
+    Ok((read > 0).then_some(line))
 }

@@ -14,7 +14,7 @@ use sea_orm::{
 };
 use serde_json::Value;
 
-use super::subject::without_nul;
+use super::limits::{NAME, WORDS, text, time};
 use super::{State, Subject};
 use crate::event::WorkerName;
 use crate::queue::{DeadKind, Death, Message, Removed, Replayed};
@@ -28,7 +28,7 @@ const UNEXPLAINED: &str = "nothing says why: somebody else has put it among the 
 /// What such a message is grouped by.
 const OTHER: &str = "other";
 /// How many rows one statement inserts: SQLite takes about 32,000 values.
-const ROWS_PER_STATEMENT: usize = 500;
+pub(super) const ROWS_PER_STATEMENT: usize = 500;
 /// How many rows one statement removes.
 const PRUNED_AT_ONCE: u64 = 1_000;
 
@@ -386,20 +386,4 @@ async fn failures(
         .all(tx)
         .await?;
     Ok(found.into_iter().collect())
-}
-
-/// The longest name, and the longest text, in bytes. What an index holds must fit a third of PostgreSQL's page.
-const NAME: usize = 200;
-const WORDS: usize = 10_000;
-
-/// A text as any database takes it: PostgreSQL's have no NUL.
-fn text(text: &str, longest: usize) -> String {
-    without_nul(&text[..text.floor_char_boundary(longest)])
-}
-
-/// A time as any database takes it.
-fn time(at: DateTime<Utc>) -> DateTime<Utc> {
-    // The end of the year 9999.
-    const LAST: i64 = 253_402_300_799;
-    at.clamp(DateTime::UNIX_EPOCH, DateTime::from_timestamp(LAST, 0).unwrap_or(DateTime::UNIX_EPOCH))
 }

@@ -4,8 +4,10 @@ use chrono::{DateTime, Utc};
 
 use crate::event::{Change, Event};
 use crate::plugnmeet::webhook::{self, ParseError, Parsed, Routing};
+use crate::queue::MAX_ID;
 
-/// What a body is about. No text in it has a NUL, which PostgreSQL takes in none.
+/// What a body is about. No text in it has a NUL, which PostgreSQL takes in none; and an id that is too long to travel is none
+/// to find anything by: the body has it.
 #[derive(Debug)]
 pub struct Subject {
     /// The event's name.
@@ -34,9 +36,9 @@ impl Subject {
         };
         Ok(Self {
             event: without_nul(&routing.event),
-            event_id: routing.id.as_deref().map(without_nul),
-            room_id: routing.room_id().map(without_nul),
-            user_id: user_id.as_deref().map(without_nul),
+            event_id: routing.id.as_deref().and_then(id),
+            room_id: routing.room_id().and_then(id),
+            user_id: user_id.as_deref().and_then(id),
             problem,
         })
     }
@@ -47,6 +49,10 @@ fn user_of(event: Event) -> Option<String> {
         Change::Joined(connection) | Change::Left(connection, _) => Some(connection.user_id),
         Change::RoomCreated | Change::RoomStarted | Change::RoomEnded | Change::Recording(_) => None,
     }
+}
+
+fn id(id: &str) -> Option<String> {
+    (id.len() <= MAX_ID).then(|| without_nul(id))
 }
 
 /// A text as PostgreSQL takes it.

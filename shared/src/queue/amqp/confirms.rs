@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::broker::{Backoff, Broker, DONE};
+use super::properties::short;
 use super::topology::{Retries, Topology};
 use crate::queue::{PublishError, QueueError};
 
@@ -119,8 +120,8 @@ impl Confirms {
             let (outcome, published) = oneshot::channel();
             let kib = u32::try_from(body.len() / 1024 + 1).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT_KIB as u32);
             let publishing = Publishing {
-                exchange: exchange.into(),
-                routing_key: routing_key.into(),
+                exchange: short(exchange),
+                routing_key: short(routing_key),
                 properties: properties(),
                 body: body.clone(),
                 outcome,
