@@ -167,6 +167,9 @@ pub struct Workers {
 pub struct Attendance {
     /// The delays before a failed event is tried again.
     pub retry: RetrySchedule,
+    /// How long it is kept who was in a session, after its end; for ever unless told.
+    #[serde(deserialize_with = "some_duration")]
+    pub keep: Option<Duration>,
 }
 
 /// `[rooms]`
@@ -212,6 +215,9 @@ pub struct DeadLetters {
     /// How long a dead letter is kept that was applied after all, or dropped.
     #[serde(deserialize_with = "duration")]
     pub keep: Duration,
+    /// How long a dead letter is kept that nobody deals with; for ever unless told.
+    #[serde(deserialize_with = "some_duration")]
+    pub keep_dead: Option<Duration>,
 }
 
 /// `[sessions]`
@@ -339,7 +345,7 @@ impl Default for Workers {
 
 impl Default for Attendance {
     fn default() -> Self {
-        Self { retry: RetrySchedule::of_seconds(&[1, 5, 30, 120, 600, 1800]) }
+        Self { retry: RetrySchedule::of_seconds(&[1, 5, 30, 120, 600, 1800]), keep: None }
     }
 }
 
@@ -371,7 +377,7 @@ impl Default for Recordings {
 impl Default for DeadLetters {
     fn default() -> Self {
         // Longer than a term's holidays.
-        Self { keep: Duration::from_hours(24 * 90) }
+        Self { keep: Duration::from_hours(24 * 90), keep_dead: None }
     }
 }
 
@@ -611,6 +617,7 @@ impl Settings {
         self.check_ingress()?;
         self.check_workers()?;
         self.check_recordings()?;
+        self.check_keeping()?;
         self.check_servers()
     }
 
@@ -650,6 +657,17 @@ impl Settings {
         check_time("recordings.read_timeout", *read_timeout, SECOND..=longest, "it is from 1s to 10m")?;
         let hour = Duration::from_hours(1);
         check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")
+    }
+
+    fn check_keeping(&self) -> Result<(), ConfigError> {
+        // Shorter, and what happened on a Friday is gone before anybody sees it on a Monday.
+        let range = Duration::from_hours(24)..=Duration::from_hours(24 * 365 * 100);
+        for (name, keep) in
+            [("attendance.keep", self.attendance.keep), ("dead_letters.keep_dead", self.dead_letters.keep_dead)]
+        {
+            keep.map_or(Ok(()), |keep| check_time(name, keep, range.clone(), "it is from 1day to 100years"))?;
+        }
+        Ok(())
     }
 
     fn check_servers(&self) -> Result<(), ConfigError> {
@@ -774,6 +792,10 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     })
 }
 
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
 /// A list, or one string with commas between its parts, as the environment has it.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -876,6 +898,8 @@ mod tests {
             ),
             (&format!("{QUEUE}recordings.ffmpeg_timeout = '2h'"), "setting recordings.ffmpeg_timeout is \"2h\": it is"),
             (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
+            (&format!("{QUEUE}attendance.keep = '12h'"), "setting attendance.keep is \"12h\": it is from 1day"),
+            (&format!("{QUEUE}dead_letters.keep_dead = ''"), "dead_letters.keep_dead"),
             (&format!("{QUEUE}[plugnmeet.\"A.b\"]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'"), "A.b"),
             (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://u:hunter2@x'\napi_key='k'\napi_secret='s'"), "plugnmeet.a.url"),
             (&format!("{QUEUE}[plugnmeet.a]\nurl='http://x'\napi_key='k'\napi_secret=''"), "client.api_key"),

@@ -55,7 +55,7 @@ pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
     let by = (!dry_run).then(|| By { name: who.name(), reason });
     let mut importing = Importing { tool, by, done: Imported::default() };
     let outcome = importing.all(lines).await;
-    let Imported { new, known } = importing.done;
+    let Imported { new, known, erased } = importing.done;
     if outcome.is_err() && !dry_run && new + known > 0 {
         output::complain(format_args!(
             "{} before that are taken in; import the file again once it is mended",
@@ -64,13 +64,16 @@ pub(super) async fn run(tool: &Tool, args: Args) -> Result<ExitCode> {
     }
     outcome?;
     let json = if dry_run {
-        serde_json::json!({ "would_import": new, "known": known })
+        serde_json::json!({ "would_import": new, "known": known, "erased": erased })
     } else {
-        serde_json::json!({ "imported": new, "known": known })
+        serde_json::json!({ "imported": new, "known": known, "erased": erased })
     };
     if !tool.printed_json(&json)? {
         let done = if dry_run { "would be imported" } else { "imported" };
         output::print(format_args!("{} {done}, {known} known already", letters(new)))?;
+        if erased > 0 {
+            output::print(format_args!("{} left out: they are about people who were erased here", letters(erased)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,12 +118,13 @@ impl Importing<'_> {
     }
 
     async fn take_in(&mut self, batch: &[Record]) -> Result<()> {
-        let Imported { new, known } = match &self.by {
+        let Imported { new, known, erased } = match &self.by {
             Some(by) => transfer::import(&self.tool.db, batch, by).await?,
             None => transfer::would_import(&self.tool.db, batch).await?,
         };
         self.done.new += new;
         self.done.known += known;
+        self.done.erased += erased;
         Ok(())
     }
 }

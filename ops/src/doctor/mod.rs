@@ -5,12 +5,13 @@
 //!
 //! - `finding`: what a check says, for people and for machines;
 //! - `user`: who asks;
-//! - `queue`, `database`, `dead_letters`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
+//! - `queue`, `database`, `dead_letters`, `keeping`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
 //!   checks, by what they look at.
 
 mod database;
 mod dead_letters;
 mod finding;
+mod keeping;
 mod queue;
 mod recordings;
 mod server;
@@ -71,7 +72,17 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
             let todo = "put it right; what follows can only be checked then";
             tell(&mut findings, &args, vec![Finding::failed("settings", error, todo)])?;
             let not_made = |check| Finding::not_made(check, "the settings cannot be read");
-            let others = ["queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"];
+            let others = [
+                "queue",
+                "database",
+                "dead letters",
+                "keeping",
+                "storage",
+                "ffprobe",
+                "ffmpeg",
+                "plugnmeet",
+                "webhook",
+            ];
             tell(&mut findings, &args, others.map(not_made).to_vec())?;
         }
     }
@@ -96,6 +107,7 @@ fn checks<'a>(settings: &'a Settings, args: &'a Args) -> Vec<BoxFuture<'a, Vec<F
         queue::check(settings).boxed(),
         in_time("database", database::check(settings)).boxed(),
         in_time("dead letters", dead_letters::check(settings)).boxed(),
+        async { vec![keeping::check(settings)] }.boxed(),
         in_time("storage", recordings::storage(settings)).boxed(),
         in_time("ffprobe", recordings::ffprobe(settings)).boxed(),
         in_time("ffmpeg", recordings::ffmpeg(settings)).boxed(),

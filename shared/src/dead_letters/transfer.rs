@@ -21,7 +21,8 @@ use super::limits::{
 use super::record::ROWS_PER_STATEMENT;
 use super::subject::without_nul;
 use super::walk::{PAGE_ROWS, Walk};
-use super::{By, Filter, State};
+use super::{By, Filter, State, Subject};
+use crate::erasure::{Erased, Person, Register};
 use crate::event::WorkerName;
 use crate::queue::MAX_ID;
 use crate::store::entity::dead_letter::{self, Column, Entity};
@@ -224,6 +225,23 @@ impl Record {
         bytes("body_base64", self.body.as_ref(), self.body_base64.as_ref())
     }
 
+    /// Whom it is about, by its body, by that as it came, and by what stands beside them; and when what it tells of them began.
+    fn people(&self) -> impl Iterator<Item = (Person, DateTime<Utc>)> {
+        let original = bytes("original_body_base64", self.original_body.as_ref(), self.original_body_base64.as_ref());
+        let bodies = [self.body().ok().flatten(), original.ok().flatten()].into_iter().flatten();
+        let subject = |body: Vec<u8>| {
+            let subject = Subject::of(&self.source, &body, self.received_at).ok()?;
+            Some((subject.user_id?, subject.began_at))
+        };
+        let of_bodies: Vec<_> = bodies.filter_map(subject).collect();
+        let beside = self.user_id.clone().filter(|_| of_bodies.is_empty()).map(|user_id| (user_id, self.received_at));
+        of_bodies.into_iter().chain(beside).map(|(user_id, began_at)| ((self.source.clone(), user_id), began_at))
+    }
+
+    fn is_about(&self, erased: &Erased) -> bool {
+        self.people().any(|(person, began_at)| erased.has(&person, began_at))
+    }
+
     /// The row that it becomes here.
     fn row(&self, now: DateTime<Utc>) -> Result<dead_letter::ActiveModel, BadValue> {
         let text = |text: &str| Set(without_nul(text));
@@ -394,6 +412,8 @@ pub struct Imported {
     pub new: u64,
     /// They were there already, by their message ids.
     pub known: u64,
+    /// They are about people who were erased, and are left out.
+    pub erased: u64,
 }
 
 /// Takes records in, all of them or none: they are dead, with the history that they had.
@@ -402,12 +422,14 @@ pub struct Imported {
 /// The database.
 pub async fn import(db: &DatabaseConnection, records: &[Record], by: &By) -> Result<Imported, DbErr> {
     transaction(db, |tx| async move {
-        let mut known = known(&*tx, records).await?;
+        let (mut known, erased) = (known(&*tx, records).await?, erased(&tx, records).await?);
         let mut imported = Imported::default();
         let mut ids = Vec::new();
         let now = Utc::now();
         for letter in records {
-            if known.insert(letter.message_id.clone()) {
+            if letter.is_about(&erased) {
+                imported.erased += 1;
+            } else if known.insert(letter.message_id.clone()) {
                 ids.push(insert(&tx, letter, now).await?);
                 imported.new += 1;
             } else {
@@ -425,9 +447,19 @@ pub async fn import(db: &DatabaseConnection, records: &[Record], by: &By) -> Res
 /// # Errors
 /// The database.
 pub async fn would_import(db: &DatabaseConnection, records: &[Record]) -> Result<Imported, DbErr> {
-    let mut known = known(db, records).await?;
-    let new = records.iter().filter(|record| known.insert(record.message_id.clone())).count();
-    Ok(Imported { new: new as u64, known: (records.len() - new) as u64 })
+    transaction(db, |tx| async move {
+        let (mut known, erased) = (known(&*tx, records).await?, erased(&tx, records).await?);
+        let left: Vec<_> = records.iter().filter(|record| !record.is_about(&erased)).collect();
+        let new = left.iter().filter(|record| known.insert(record.message_id.clone())).count();
+        let count = |count: usize| count as u64;
+        Ok(Imported { new: count(new), known: count(left.len() - new), erased: count(records.len() - left.len()) })
+    })
+    .await
+}
+
+/// Those of the people whom these are about who were erased.
+async fn erased(tx: &DatabaseTransaction, records: &[Record]) -> Result<Erased, DbErr> {
+    Register::default().of(tx, records.iter().flat_map(|record| record.people().map(|(person, _)| person))).await
 }
 
 /// Those of the messages that are dead letters already.

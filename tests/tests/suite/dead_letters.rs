@@ -486,9 +486,9 @@ async fn letters_travel_with_their_history(installation: Installation) {
     let dry = json_of(&elsewhere, &["import", "dead.jsonl", "--dry-run"]).await;
     assert_eq!((&dry["would_import"], in_state(&elsewhere, "dead").await), (&json!(601), 0));
     let imported = json_of(&elsewhere, &["import", "dead.jsonl", "--as", "omid", "--reason", "moved"]).await;
-    assert_eq!(imported, json!({"imported": 601, "known": 0}));
+    assert_eq!(imported, json!({"imported": 601, "known": 0, "erased": 0}));
     let again = json_of(&elsewhere, &["import", "dead.jsonl"]).await;
-    assert_eq!(again, json!({"imported": 0, "known": 601}));
+    assert_eq!(again, json!({"imported": 0, "known": 601, "erased": 0}));
 
     let known = letter::Entity::find().order_by_asc(letter::Column::Id).all(&installation.db).await.unwrap();
     let taken = letter::Entity::find().order_by_asc(letter::Column::Id).all(&elsewhere.db).await.unwrap();

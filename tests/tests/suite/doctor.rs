@@ -118,8 +118,13 @@ async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
         ["plugnmeet main", "clock of main", "plugnmeet other", "clock of other", "webhook main", "webhook other"];
     assert_eq!(
         checks,
-        [&["settings"], of_queue, &["database", "dead letters", "storage", "ffprobe", "ffmpeg"], servers.as_slice()]
-            .concat()
+        [
+            &["settings"],
+            of_queue,
+            &["database", "dead letters", "keeping", "storage", "ffprobe", "ffmpeg"],
+            servers.as_slice()
+        ]
+        .concat()
     );
     // Nothing is left in the storage, and nothing was queued.
     let left: Vec<_> =
