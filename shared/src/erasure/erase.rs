@@ -1,7 +1,7 @@
 //! Erasing a person: in one transaction, so that it is done or is not.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict, SelectStatement};
+use sea_orm::sea_query::{BinOper, Expr, ExprTrait as _, OnConflict, SelectStatement};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait as _, DatabaseConnection, DatabaseTransaction,
     DbBackend, DbErr, EntityTrait as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -167,8 +167,8 @@ impl Erasure {
     /// The same pseudonym in all sessions, and another each time: it says that it was one person, and not which.
     async fn pseudonymise(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
         let pseudonym = format!("erased-{}", &Uuid::new_v4().simple().to_string()[..12]);
-        let connection = Expr::val("erased-")
-            .binary(sea_orm::sea_query::BinOper::Custom("||".into()), Expr::col(interval::Column::Id).cast_as("text"));
+        let connection =
+            Expr::val("erased-").binary(BinOper::Custom("||"), Expr::col(interval::Column::Id).cast_as("text"));
         interval::Entity::update_many()
             .col_expr(interval::Column::UserId, Expr::value(pseudonym.as_str()))
             .col_expr(interval::Column::ParticipantSid, connection)
