@@ -1,11 +1,13 @@
 //! `rollcall-ingress`: reads the settings, takes webhooks in until it is told to stop, drains.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use rollcall_ingress::describe_metrics;
 use rollcall_ingress::program::Ingress;
+use rollcall_shared::causes::exit_code;
 use rollcall_shared::config::Settings;
 use rollcall_shared::queue::{Publisher, Queue};
 use rollcall_shared::telemetry::admin::Admin;
@@ -23,8 +25,11 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    exit_code(run(Arguments::parse()).await)
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings::load(arguments.config.as_deref()).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
     settings.warn();

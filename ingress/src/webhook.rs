@@ -14,7 +14,7 @@ use hyper::{HeaderMap, Method, Request};
 use rollcall_shared::config;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::plugnmeet::webhook::Routing;
-use rollcall_shared::queue::{Message, PublishError, Publisher};
+use rollcall_shared::queue::{MAX_ID, Message, PublishError, Publisher};
 use rollcall_shared::signature::{Rejection, Signed, Verifier};
 use rollcall_shared::telemetry::trace_context;
 use tokio::time::timeout;
@@ -26,10 +26,6 @@ use crate::rejections::LastRejections;
 
 const HASH_TOKEN: HeaderName = HeaderName::from_static("hash-token");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// The longest id that travels beside a body, in bytes. All of a message's headers must fit one frame of the broker's
-/// (128 KiB), and the body has the id anyway.
-const MAX_ID: usize = 1_000;
 
 /// How long the disk may take to have an event that the broker does not take: one that is slower has failed.
 const DISK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@ use sea_orm_migration::{MigrationTrait, async_trait};
 mod m20261122_000001_first;
 mod m20261124_000002_operations;
 mod m20261125_000003_lease_deaths;
+mod m20261126_000004_erasure;
 
 /// Every migration.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_first::Migration),
             Box::new(m20261124_000002_operations::Migration),
             Box::new(m20261125_000003_lease_deaths::Migration),
+            Box::new(m20261126_000004_erasure::Migration),
         ]
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::{Result, bail};
+use rollcall_shared::display;
 
 /// Asks on the terminal whether to go on. `what` says in whole sentences what will happen.
 ///
@@ -17,7 +18,7 @@ pub(crate) fn or_stop(what: &str) -> Result<()> {
 }
 
 fn ask(what: &str, answers: &mut impl BufRead, terminal: &mut impl Write) -> Result<()> {
-    write!(terminal, "{what}\nGo on? [y/N] ")?;
+    write!(terminal, "{}\nGo on? [y/N] ", display::on_page(what))?;
     terminal.flush()?;
     let mut answer = String::new();
     answers.read_line(&mut answer)?;

@@ -11,6 +11,7 @@ mod doctor;
 mod migrate;
 mod output;
 mod pause;
+mod person;
 mod progress;
 mod purge;
 mod send;
@@ -54,6 +55,8 @@ enum Command {
     Send(Box<send::Args>),
     Attendance(attendance::Args),
     #[command(subcommand_required = true, arg_required_else_help = true)]
+    Person(person::Args),
+    #[command(subcommand_required = true, arg_required_else_help = true)]
     Dlq(Box<dlq::Args>),
     Doctor(doctor::Args),
     Demo(demo::Args),
@@ -73,6 +76,7 @@ async fn main() -> ExitCode {
         Command::Purge(args) => purge::run(args, config).await,
         Command::Migrate(args) => migrate::run(args, config).await,
         Command::Attendance(args) => attendance::run(args, config).await,
+        Command::Person(args) => person::run(args, config).await,
         Command::Send(args) => send::run(*args, config).await,
         Command::Dlq(args) => dlq::run(*args, config).await,
         Command::Doctor(args) => doctor::run(args, config).await,

@@ -4,14 +4,38 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use rollcall_shared::display;
+use serde::Serialize;
+
 /// Standard output is a pipe that nobody reads any more: no fault, and nobody is to be told.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads what is printed any more")]
 pub(crate) struct Closed;
 
-/// One line, or several, on standard output.
+/// One line, or several, on standard output: with nothing that a terminal would take for an order, since others' words may be in
+/// it.
 pub(crate) fn print(text: impl Display) -> anyhow::Result<()> {
+    print_styled(display::on_page(&text.to_string()))
+}
+
+/// What has orders for the terminal in it, and none of them of others' making.
+pub(crate) fn print_styled(text: impl Display) -> anyhow::Result<()> {
     writeln!(io::stdout().lock(), "{text}").map_err(cannot_write)
+}
+
+/// JSON for programs, over many lines.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print_styled(display::json(&serde_json::to_string_pretty(value)?))
+}
+
+/// JSON for programs, in one line.
+pub(crate) fn print_json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    print_styled(json_line(value)?)
+}
+
+/// JSON in one line.
+pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(display::json(&serde_json::to_string(value)?))
 }
 
 /// The error of a write to standard output.
@@ -24,12 +48,7 @@ pub(crate) fn cannot_write(error: io::Error) -> anyhow::Error {
 
 /// One line on standard error. Where that is gone too, there is nobody left to tell.
 pub(crate) fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{}", harmless(&text.to_string()));
-}
-
-/// A page in which there is nothing that a terminal would take for an order: it may hold what others have written.
-pub(crate) fn harmless(page: &str) -> String {
-    page.chars().map(|character| if character.is_control() && character != '\n' { ' ' } else { character }).collect()
+    let _ = writeln!(io::stderr().lock(), "{}", display::on_page(&text.to_string()));
 }
 
 /// `1 event`, `2 events`
@@ -40,11 +59,6 @@ pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_page_keeps_its_lines_and_gives_no_orders() {
-        assert_eq!(harmless("a\n\u{1b}[2Jb\tc\r\u{9b}31m – ü\n"), "a\n [2Jb c  31m – ü\n");
-    }
 
     #[test]
     fn only_a_closed_pipe_is_no_fault() {

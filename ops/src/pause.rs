@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use rollcall_shared::config::Settings;
+use rollcall_shared::display::in_line;
 use rollcall_shared::event::{AnyWorker, WorkerName};
 use rollcall_shared::oversight::{self, PAUSED, Process};
 use rollcall_shared::store::entity::worker_pause::Model as PauseRow;
@@ -18,7 +19,6 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::output::{self, counted};
-use crate::table::printable;
 use crate::who::{self, Who};
 use crate::{migrate, table};
 
@@ -142,7 +142,7 @@ pub(crate) async fn resume(args: Resume, config: Option<&Path>) -> Result<ExitCo
 /// By whom, since when, and why.
 fn told(pause: &PauseRow) -> String {
     let reason = pause.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    printable(&format!("by {} at {}{reason}", pause.paused_by, table::exactly(pause.paused_at)))
+    in_line(&format!("by {} at {}{reason}", pause.paused_by, table::exactly(pause.paused_at)))
 }
 
 /// How far the worker has come to rest. A recording may be fetched on when its delivery is settled.
@@ -216,7 +216,7 @@ impl Outcome {
     fn print(&self, json: bool, done: &str, not_yet: &str) -> Result<ExitCode> {
         let Self { worker, heard: Heard { ready, waiting_for }, .. } = self;
         if json {
-            output::print(serde_json::to_string_pretty(self)?)?;
+            output::print_json(self)?;
         } else if waiting_for.is_nothing() {
             let running = match ready {
                 0 => "no process of it runs now".to_owned(),

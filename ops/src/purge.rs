@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let waiting = waiting(&queue, &settings, worker).await?;
     if waiting == 0 {
         let nothing = json!({ "worker": worker.as_str(), "dropped": 0, "run": null });
-        output::print(if json { format!("{nothing:#}") } else { format!("Nothing waits for {worker}.") })?;
+        if json { output::print_json(&nothing) } else { output::print(format_args!("Nothing waits for {worker}.")) }?;
         return Ok(ExitCode::SUCCESS);
     }
     if !yes {
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     let dropped = Purge { queue, db, purge }.run(&drained, waiting).await?;
     if json {
         let outcome = json!({ "worker": worker.as_str(), "dropped": dropped, "run": run });
-        output::print(format_args!("{outcome:#}"))?;
+        output::print_json(&outcome)?;
     } else {
         output::print(format_args!(
             "Dropped {dropped} of them (run {run}). To see them, and to have them back:\n  rollcall dlq list --run {run}\n  \

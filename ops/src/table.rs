@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{CellAlignment, ContentArrangement, Table as Lines, presets};
 use console::Term;
+use rollcall_shared::display::in_line;
 
 /// How narrow the last column may become before it is left out.
 const LEAST: usize = 20;
@@ -46,7 +47,7 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| printable(&cell)).to_vec());
+        self.rows.push(cells.map(|cell| in_line(&cell)).to_vec());
     }
 
     /// The table for standard output.
@@ -141,11 +142,6 @@ pub(crate) fn exactly(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// In one line, and nothing that a terminal would take for an order: errors hold what servers say.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +201,6 @@ mod tests {
     fn a_cell_is_one_line_and_gives_no_orders() {
         let mut table = Table::new(&["A", "B"]);
         table.row(["one\ntwo".into(), "\u{1b}[2Jx\u{9b}".into()]);
-        assert_eq!(table.whole(), "A        B\none two   [2Jx");
+        assert_eq!(table.whole(), "A        B\none two  \u{fffd}[2Jx\u{fffd}");
     }
 }

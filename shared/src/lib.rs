@@ -3,6 +3,8 @@
 //! - [`causes`]: an error with its causes, each thing said once;
 //! - [`config`]: `rollcall.toml` and the environment, checked before anything starts;
 //! - [`dead_letters`]: what died, why, and what became of it;
+//! - [`display`]: what others wrote, where people read it;
+//! - [`erasure`]: people who are to be forgotten, and stay so;
 //! - [`event`]: what happened in a room, in words that no server owns, and which worker wants it;
 //! - [`oversight`]: which workers run, and which shall rest;
 //! - [`plugnmeet`]: how a PlugNMeet server says it (`webhook`) and how one asks it back (`api`);
@@ -20,6 +22,9 @@ pub mod causes;
 pub mod config;
 #[cfg(feature = "store")]
 pub mod dead_letters;
+pub mod display;
+#[cfg(feature = "store")]
+pub mod erasure;
 pub mod event;
 #[cfg(feature = "store")]
 pub mod oversight;

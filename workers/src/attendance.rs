@@ -2,11 +2,14 @@
 //!
 //! An interval is one connection of one person. A join sets its start; a leave its end and, since it says when the
 //! connection began, its start too: so it may arrive first, or after the end of the room. Nothing else writes an interval.
+//! Of a person who was erased since the connection began, nothing is written.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use metrics::counter;
 use rollcall_shared::config::{Settings, UnknownSessions};
+use rollcall_shared::erasure::{Register, person_of};
 use rollcall_shared::event::{Change, Connection, Departure, Event, WorkerName};
 use rollcall_shared::store::entity::live_session_interval as interval;
 use sea_orm::sea_query::{CaseStatement, Condition, Expr, Func, OnConflict};
@@ -23,15 +26,22 @@ use crate::worker::{self, Failure, Handled, Outcome, Worker};
 pub struct Attendance {
     db: DatabaseConnection,
     unknown_sessions: UnknownSessions,
+    erased: Register,
 }
 
 impl Attendance {
     /// A worker on this database.
     pub fn new(settings: &Settings, db: DatabaseConnection) -> Self {
-        Self { db, unknown_sessions: settings.sessions.unknown }
+        Self { db, unknown_sessions: settings.sessions.unknown, erased: Register::default() }
     }
 
     async fn apply(&self, tx: &DatabaseTransaction, events: &[Event]) -> Result<(), Failure> {
+        let erased = self.erased.of(tx, events.iter().filter_map(|event| Some(person_of(event)?.0))).await?;
+        let (of_erased, events): (Vec<_>, Vec<_>) = events.iter().partition(|event| erased.has_event(event));
+        if !of_erased.is_empty() {
+            counter!("rollcall_worker_ignored_total", "worker" => Self::NAME.as_str(), "reason" => "erased person")
+                .increment(of_erased.len() as u64);
+        }
         let rooms: Vec<_> = events.iter().map(|event| &event.room).collect();
         let ids = sessions::resolve(tx, &rooms, self.unknown_sessions).await?;
         let mut sessions = sessions::lock(tx, &ids).await?;

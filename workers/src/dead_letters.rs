@@ -1,11 +1,10 @@
 //! Dead letters: out of the queue, into the table `dead_letter`, where an operator finds them.
 //!
 //! What the table does not have yet stays in the queue: it is taken out only once the transaction is committed. What comes twice
-//! is there once. Besides, what was applied or dropped long enough ago is removed.
+//! is there once. Besides, this worker removes what is not [kept](crate::keeping) any longer.
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
 use metrics::counter;
 use rollcall_shared::dead_letters;
 use rollcall_shared::queue::{Drain, Drained, Held, InHand, Queue, QueueError};
@@ -17,7 +16,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::transaction::{in_time, transaction};
+use crate::keeping::Keeping;
+use crate::transaction::transaction;
 use crate::worker::Failure;
 
 /// How many go into one transaction.
@@ -37,8 +37,8 @@ const REFUSED: &str = "the database does not take dead letters; the log says why
 pub(crate) struct DeadLetters {
     pub(crate) queue: Queue,
     pub(crate) db: DatabaseConnection,
-    /// How long what was applied or dropped is kept.
-    pub(crate) keep: Duration,
+    /// What is removed now and then.
+    pub(crate) keeping: Keeping,
     pub(crate) in_hand: InHand,
     pub(crate) obstacles: Obstacles,
     pub(crate) paused: watch::Receiver<bool>,
@@ -131,19 +131,15 @@ impl DeadLetters {
     }
 
     async fn prune(&self) -> Result<(), Ended> {
-        let keep = TimeDelta::from_std(self.keep).unwrap_or(TimeDelta::MAX);
-        let Some(until) = Utc::now().checked_sub_signed(keep) else { return Ok(()) };
-        let pruned = in_time(async { Ok(dead_letters::prune(&self.db, until).await?) }).await;
-        match pruned {
-            Ok(0) => {}
-            Ok(pruned) => {
-                info!(dead_letters = pruned, "removed what was applied or dropped longer ago than dead_letters.keep");
-            }
-            Err(error @ Failure::Unreachable(_)) => return Err(Ended::Database(error)),
+        match self.keeping.prune(&self.db).await {
+            Err(error @ Failure::Unreachable(_)) => Err(Ended::Database(error)),
             // Taking more of them is worth more than removing some.
-            Err(error) => warn!(%error, "what was kept for long enough cannot be removed; will try again"),
+            Err(error) => {
+                warn!(%error, "what was kept for long enough cannot be removed; will try again");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until the database may take them; `obstacle` until it has.

@@ -5,6 +5,7 @@
 //! - `sessions` and `presence`: which session an event belongs to, and who was there for how long; attendance and rooms
 //!   both derive from them;
 //! - `dead_letters`: what died, out of the queue into the database;
+//! - `keeping`: what is not kept any longer;
 //! - `runner`: everything else, written once: batches, retries, dead letters, outages, shutdown, metrics;
 //! - `heartbeat`: how a worker is doing, told to the database, and whether it shall rest;
 //! - `stall`: whether it stands still although there is something to do;
@@ -19,6 +20,7 @@ pub mod attendance;
 mod cause;
 mod dead_letters;
 mod heartbeat;
+mod keeping;
 mod presence;
 pub mod program;
 pub mod rebuild;

@@ -1,10 +1,12 @@
 //! `rollcall-worker`: one of the workers, until it is told to stop.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use rollcall_migrations::{Migrator, MigratorTrait as _};
+use rollcall_shared::causes::exit_code;
 use rollcall_shared::config::Settings;
 use rollcall_shared::event::{AnyWorker, WorkerName};
 use rollcall_shared::queue::Queue;
@@ -28,8 +30,11 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Arguments { worker, config } = Arguments::parse();
+async fn main() -> ExitCode {
+    exit_code(run(Arguments::parse()).await)
+}
+
+async fn run(Arguments { worker, config }: Arguments) -> anyhow::Result<()> {
     let settings = Settings::load(config.as_deref()).context("the settings cannot be used")?;
     telemetry::init(&settings.log)?;
     settings.warn();

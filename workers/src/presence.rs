@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rollcall_shared::erasure;
 use rollcall_shared::store::entity::{
     course_live_session as session, course_staff as staff, live_session_interval as interval,
     live_session_start as start, live_session_user as user,
@@ -62,8 +63,13 @@ pub(crate) async fn derive(
         let rows = people.iter().filter_map(|(person, said)| {
             let session = &sessions[&person.0];
             let starts = starts.get(&person.0).map_or(&[][..], Vec::as_slice);
-            let attendance = attend(intervals.remove(person).unwrap_or_default(), starts, session.ended_at);
+            let intervals = intervals.remove(person).unwrap_or_default();
             let known = known.get(person);
+            if intervals.is_empty() && known.is_none() {
+                // Somebody has removed the person since it was read who is there.
+                return None;
+            }
+            let attendance = attend(intervals, starts, session.ended_at);
             let said = known.map_or_else(|| said.clone(), |known| said.clone().merge(known));
             let moderates = said.is_admin || staff.contains(person);
             let row = row(person, attendance, said, moderates, known);
@@ -81,6 +87,7 @@ pub(crate) async fn derive_all(
     tx: &DatabaseTransaction,
     sessions: &BTreeMap<i64, session::Model>,
 ) -> Result<(), Failure> {
+    erasure::hold(tx).await?;
     let everybody =
         user::Entity::find().filter(user::Column::SessionId.is_in(sessions.keys().copied())).all(tx).await?;
     let people = everybody.into_iter().map(|row| ((row.session_id, row.user_id), Said::default())).collect();

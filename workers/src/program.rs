@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::attendance::Attendance;
 use crate::dead_letters::DeadLetters;
 use crate::heartbeat::Heartbeat;
+use crate::keeping::Keeping;
 use crate::recordings::Recordings;
 use crate::rooms::Rooms;
 use crate::runner::{self, Limits};
@@ -104,11 +105,11 @@ async fn run_dead_letters(
     surroundings: Surroundings,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let keep = settings.dead_letters.keep;
+    let keeping = Keeping::of(settings);
     oversee(AnyWorker::DeadLetters, settings, surroundings, stop, |surroundings, oversight, stop| {
         let Surroundings { queue, db, obstacles, .. } = surroundings;
         let Oversight { in_hand, paused } = oversight;
-        DeadLetters { queue, db, keep, in_hand, obstacles, paused }.run(stop)
+        DeadLetters { queue, db, keeping, in_hand, obstacles, paused }.run(stop)
     })
     .await
 }

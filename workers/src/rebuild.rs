@@ -7,6 +7,7 @@
 //! as it was.
 
 use chrono::{DateTime, Utc};
+use rollcall_shared::erasure;
 use rollcall_shared::store::entity::{
     course_live_session as session, live_session_interval as interval, live_session_user as user,
 };
@@ -150,6 +151,7 @@ async fn derive(db: &DatabaseConnection, people: &[Person]) -> Result<u64, Failu
     let ids = ids.as_slice();
     transaction(db, |tx| async move {
         let sessions = sessions::lock(&tx, ids).await?;
+        erasure::hold(&tx).await?;
         // One may be gone since.
         let there = people.iter().filter(|(session, _)| sessions.contains_key(session));
         let there = there.map(|person| (person.clone(), Said::default())).collect();

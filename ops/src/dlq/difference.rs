@@ -1,8 +1,7 @@
 //! What two bodies differ in, by JSON pointers: `/room/room_id "a" → "b"`.
 
+use rollcall_shared::display::in_line;
 use serde_json::Value;
-
-use crate::table::printable;
 
 /// Where the two differ, a line each, in the order of the first.
 pub(super) fn between(before: &Value, after: &Value) -> Vec<String> {
@@ -12,7 +11,7 @@ pub(super) fn between(before: &Value, after: &Value) -> Vec<String> {
 }
 
 fn compare(pointer: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
-    let name = printable(pointer);
+    let name = in_line(pointer);
     match (before, after) {
         (before, after) if before == after => {}
         (Some(Value::Object(before)), Some(Value::Object(after))) => {

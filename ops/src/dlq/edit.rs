@@ -20,9 +20,10 @@ use crate::{confirm, output};
 /// The most that the history says of what was edited, in bytes.
 const MOST_SAID: usize = 2_000;
 
-/// Edit the body of a dead letter: in $VISUAL or $EDITOR, or by --set and --unset.
+/// Edit the body of a dead letter: in $VISUAL or $EDITOR, or by --set, --set-json and --unset.
 ///
-/// The body as it came is kept, and --revert puts it back. Only what is dead or dropped can be edited.
+/// The body as it came is kept, and --revert puts it back. Only what is dead or dropped can be edited. What its worker would not
+/// understand is said at once, and not sent: it would only die again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,14 +35,18 @@ pub(super) struct Args {
     /// The dead letter.
     #[arg(value_name = "ID")]
     id: i64,
-    /// Set what a JSON pointer names. VALUE is JSON; what is no JSON is a text.
+    /// Set what a JSON pointer names. VALUE becomes what stands there: a text stays one, a number has to be a number, true or
+    /// false either; where nothing stands, it is a text.
     #[arg(long, value_name = "/POINTER=VALUE", value_parser = setting)]
-    set: Vec<(String, Value)>,
+    set: Vec<(String, String)>,
+    /// Set what a JSON pointer names, whatever stands there. VALUE is JSON, such as 5, null, "5", or {"sid":"PA_1"}.
+    #[arg(long, value_name = "/POINTER=JSON", value_parser = json_setting)]
+    set_json: Vec<(String, Value)>,
     /// Remove what a JSON pointer names.
     #[arg(long, value_name = "/POINTER", value_parser = pointer)]
     unset: Vec<String>,
     /// Put the body back as it came.
-    #[arg(long, conflicts_with_all = ["set", "unset"])]
+    #[arg(long, conflicts_with_all = ["set", "set_json", "unset"])]
     revert: bool,
     /// Send it back to its worker at once.
     #[arg(long)]
@@ -53,10 +58,16 @@ pub(super) struct Args {
     who: Who,
 }
 
-fn setting(text: &str) -> Result<(String, Value), String> {
+fn setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it is /POINTER=VALUE, such as /room/room_id=algebra")?;
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-    Ok((pointer(name)?, value))
+    Ok((pointer(name)?, value.to_owned()))
+}
+
+fn json_setting(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = setting(text)?;
+    let value = serde_json::from_str(&value)
+        .map_err(|error| format!("{value} is no JSON ({error}): a text has quotes there, or say --set"))?;
+    Ok((name, value))
 }
 
 fn pointer(text: &str) -> Result<String, String> {
@@ -83,9 +94,14 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
         let Differences { lines, body: edited } = differences;
         let said = lines.join("; ");
         let said = &said[..said.floor_char_boundary(MOST_SAID)];
-        (change::edit(&tool.db, args.id, (&body, &edited), said, &by).await?, lines)
+        let max_body = tool.settings.ingress.max_body_bytes;
+        (change::edit(&tool.db, args.id, (&body, &edited), max_body, said, &by).await?, lines)
     };
     tell(tool, args.id, &edited, &differences)?;
+    if args.replay && edited.problem.is_some() {
+        output::complain("it is edited, and not sent: it would die again");
+        return Ok(ExitCode::FAILURE);
+    }
     if args.replay {
         return replay::now(tool, Filter { ids: vec![args.id], ..Filter::default() }, by).await;
     }
@@ -109,11 +125,11 @@ struct Differences {
 
 async fn differences(body: &[u8], args: &Args) -> Result<Differences> {
     let before = serde_json::from_slice::<Value>(body);
-    let after = if args.set.is_empty() && args.unset.is_empty() {
+    let after = if args.set.is_empty() && args.set_json.is_empty() && args.unset.is_empty() {
         in_editor(body).await?
     } else {
         let before = before.as_ref().map_err(|error| anyhow!("the body is no JSON ({error}): edit it as a whole"))?;
-        Some(with_settings(before.clone(), &args.set, &args.unset)?)
+        Some(with_settings(before.clone(), args)?)
     };
     let Some(after) = after else { return Ok(Differences { lines: Vec::new(), body: body.to_vec() }) };
     let lines = match &before {
@@ -123,14 +139,31 @@ async fn differences(body: &[u8], args: &Args) -> Result<Differences> {
     Ok(Differences { lines, body: serde_json::to_vec(&after)? })
 }
 
-fn with_settings(mut body: Value, set: &[(String, Value)], unset: &[String]) -> Result<Value> {
-    for (pointer, value) in set {
+fn with_settings(mut body: Value, args: &Args) -> Result<Value> {
+    for (pointer, text) in &args.set {
+        let value = as_stands(&body, pointer, text)?;
+        set_at(&mut body, pointer, value)?;
+    }
+    for (pointer, value) in &args.set_json {
         set_at(&mut body, pointer, value.clone())?;
     }
-    for pointer in unset {
+    for pointer in &args.unset {
         unset_at(&mut body, pointer)?;
     }
     Ok(body)
+}
+
+/// What was said, as what stands at the pointer: ids look like numbers, and are texts.
+fn as_stands(body: &Value, pointer: &str, text: &str) -> Result<Value> {
+    let another = |what: &str| anyhow!("at {pointer} stands {what}, which {text:?} is not: to have it so, --set-json");
+    let json = || serde_json::from_str::<Value>(text).ok();
+    match body.pointer(pointer) {
+        Some(Value::Number(_)) => json().filter(Value::is_number).ok_or_else(|| another("a number")),
+        Some(Value::Bool(_)) => json().filter(Value::is_boolean).ok_or_else(|| another("true or false")),
+        Some(Value::Object(_)) => Err(another("an object")),
+        Some(Value::Array(_)) => Err(another("a list")),
+        Some(Value::String(_) | Value::Null) | None => Ok(Value::String(text.to_owned())),
+    }
 }
 
 /// The value that holds what `pointer` names, and by which key.
@@ -248,7 +281,7 @@ fn tell(tool: &Tool, id: i64, edited: &Edited, differences: &[String]) -> Result
         return Ok(());
     }
     for line in differences {
-        output::print(output::harmless(line))?;
+        output::print(line)?;
     }
     if differences.is_empty() {
         output::print("the body is as it came")?;
@@ -264,37 +297,84 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(arguments: &[&str]) -> Args {
+        Cli::try_parse_from([&["edit", "1"], arguments].concat()).unwrap_or_else(|error| panic!("{error}")).args
+    }
+
     #[test]
-    fn a_setting_is_json_or_else_a_text() {
-        assert_eq!(setting("/a/b=5").unwrap(), ("/a/b".into(), json!(5)));
-        assert_eq!(setting("/a=x=y").unwrap(), ("/a".into(), json!("x=y")));
-        assert_eq!(setting(r#"/a="5""#).unwrap(), ("/a".into(), json!("5")));
-        assert_eq!(setting("/a=").unwrap(), ("/a".into(), json!("")));
+    fn a_setting_names_something_and_json_is_json() {
+        assert_eq!(setting("/a=x=y").unwrap(), ("/a".into(), "x=y".into()));
+        assert_eq!(setting("/a=").unwrap(), ("/a".into(), String::new()));
+        assert_eq!(json_setting("/a/b=5").unwrap(), ("/a/b".into(), json!(5)));
         for wrong in ["/a", "a=5", "=5", "/=5"] {
-            assert!(setting(wrong).is_err(), "{wrong}");
+            assert!(setting(wrong).is_err() && json_setting(wrong).is_err(), "{wrong}");
+        }
+        assert!(json_setting("/a=algebra").unwrap_err().contains("algebra is no JSON"));
+    }
+
+    #[test]
+    fn what_stands_there_decides_what_it_becomes() {
+        let body = json!({"text": "a", "number": 1, "yes": true, "nothing": null, "list": [1, "a"], "object": {}});
+        let edited = |arguments: &[&str]| with_settings(body.clone(), &args(arguments));
+        for text in ["4711", "true", "1e5", "null", "\"5\"", "{}", ""] {
+            let at = |pointer: &str| format!("/{pointer}={text}");
+            let set =
+                edited(&["--set", &at("text"), "--set", &at("nothing"), "--set", &at("new"), "--set", &at("list/1")]);
+            let set = set.unwrap();
+            assert_eq!([&set["text"], &set["nothing"], &set["new"], &set["list"][1]], [&json!(text); 4]);
+        }
+        let set = edited(&[
+            "--set",
+            "/number=2.5",
+            "--set",
+            "/yes=false",
+            "--set-json",
+            "/text=5",
+            "--set-json",
+            "/object=[]",
+        ]);
+        let set = set.unwrap();
+        assert_eq!(
+            (&set["number"], &set["yes"], &set["text"], &set["object"]),
+            (&json!(2.5), &json!(false), &json!(5), &json!([]))
+        );
+        for (setting, error) in [
+            ("/number=many", "at /number stands a number"),
+            ("/number=\"5\"", "at /number stands a number"),
+            ("/yes=1", "at /yes stands true or false"),
+            ("/object=5", "at /object stands an object"),
+            ("/list=5", "at /list stands a list"),
+        ] {
+            let said = edited(&["--set", setting]).unwrap_err().to_string();
+            assert!(said.contains(error) && said.ends_with("--set-json"), "{said}");
         }
     }
 
     #[test]
     fn the_last_key_may_be_new_and_its_parent_may_not() {
         let body = json!({"z": 1, "room": {"room_id": "a"}, "list": [1, 2], "a/b": 1});
-        let edited = |set: &[&str], unset: &[&str]| {
-            let set: Vec<_> = set.iter().map(|text| setting(text).unwrap()).collect();
-            let unset: Vec<_> = unset.iter().map(|text| pointer(text).unwrap()).collect();
-            with_settings(body.clone(), &set, &unset)
-        };
+        let edited =
+            |arguments: &str| with_settings(body.clone(), &args(&arguments.split_whitespace().collect::<Vec<_>>()));
         let expected = r#"{"z":1,"room":{"room_id":"b","sid":"S"},"list":[1,3,4],"a/b":2}"#;
-        let set = ["/room/room_id=b", "/room/sid=S", "/list/1=3", "/list/-=4", "/a~1b=2"];
-        assert_eq!(edited(&set, &[]).unwrap().to_string(), expected);
-        assert_eq!(edited(&[], &["/room", "/list/0", "/a~1b"]).unwrap(), json!({"z": 1, "list": [2]}));
-        for (set, unset, error) in [
-            (vec!["/rooms/room_id=b"], vec![], "the body has no /rooms"),
-            (vec!["/list/2=3"], vec![], "the body has no /list/2"),
-            (vec!["/z/y=1"], vec![], "neither an object nor a list"),
-            (vec![], vec!["/room/sid"], "the body has no /room/sid"),
-            (vec![], vec!["/z/y"], "the body has no /z/y"),
+        let set = "--set /room/room_id=b --set /room/sid=S --set /list/1=3 --set-json /list/-=4 --set /a~1b=2";
+        assert_eq!(edited(set).unwrap().to_string(), expected);
+        assert_eq!(edited("--unset /room --unset /list/0 --unset /a~1b").unwrap(), json!({"z": 1, "list": [2]}));
+        for (arguments, error) in [
+            ("--set /rooms/room_id=b", "the body has no /rooms"),
+            ("--set /list/2=3", "the body has no /list/2"),
+            ("--set /z/y=1", "neither an object nor a list"),
+            ("--unset /room/sid", "the body has no /room/sid"),
+            ("--unset /z/y", "the body has no /z/y"),
         ] {
-            let said = edited(&set, &unset).unwrap_err().to_string();
+            let said = edited(arguments).unwrap_err().to_string();
             assert!(said.contains(error), "{said}");
         }
     }

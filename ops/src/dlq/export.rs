@@ -81,7 +81,7 @@ async fn write(
             return Ok(count);
         }
         for record in &records {
-            let line = serde_json::to_string(record)?;
+            let line = output::json_line(record)?;
             writeln!(to, "{line}").map_err(&cannot_write)?;
         }
         count += records.len() as u64;

@@ -104,23 +104,10 @@ impl Tool {
     /// Prints `value` as JSON if that is wanted; whether it was.
     fn printed_json(&self, value: &impl Serialize) -> Result<bool> {
         if self.json {
-            output::print(escaped(&serde_json::to_string_pretty(value)?))?;
+            output::print_json(value)?;
         }
         Ok(self.json)
     }
-}
-
-/// JSON says some that a terminal would take for orders as they are: those beyond ASCII, and DEL.
-fn escaped(json: &str) -> String {
-    let mut escaped = String::with_capacity(json.len());
-    for character in json.chars() {
-        match character {
-            '\n' => escaped.push(character),
-            order if order.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(order))),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
 }
 
 /// `1 dead letter`, `2 dead letters`
@@ -145,17 +132,4 @@ async fn none(tool: &Tool, filter: &Filter) -> Result<String> {
 /// Asks before more than a handful are changed: `what` says what will happen.
 fn ask_if_many(count: u64, yes: bool, what: &str) -> Result<()> {
     if count > MOST_UNASKED && !yes { confirm::or_stop(what) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_the_same_without_orders_for_a_terminal() {
-        let value = serde_json::json!({ "a\u{9b}": "b\u{7f}\u{1b}\nü" });
-        let json = escaped(&serde_json::to_string_pretty(&value).unwrap());
-        assert!(json.chars().all(|character| character == '\n' || !character.is_control()), "{json:?}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
-    }
 }

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use rollcall_shared::dead_letters::find::{self, Letter};
 use rollcall_shared::dead_letters::transfer::Record;
+use rollcall_shared::display::{self, in_line};
 use rollcall_shared::store::entity::{dead_letter, dead_letter_change, dead_letter_failure};
 use serde_json::Value;
 
 use super::{Tool, difference};
 use crate::output;
-use crate::table::{Table, exactly, printable};
+use crate::table::{Table, exactly};
 
 /// Show everything about one dead letter: its error, its body, each time that it died, and what was done with it.
 ///
@@ -33,7 +34,7 @@ pub(super) async fn run(tool: &Tool, args: &Args) -> Result<ExitCode> {
     if tool.json {
         tool.printed_json(&Record::from(letter))?;
     } else {
-        output::print(output::harmless(page(letter).trim_end()))?;
+        output::print(page(letter).trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -42,7 +43,7 @@ fn page(letter: Letter) -> String {
     let Letter { row, failures, changes } = letter;
     let mut page = format!("Dead letter {}\n", row.id);
     for (name, value) in facts(&row) {
-        let _ = writeln!(page, "  {name:13} {}", printable(&value));
+        let _ = writeln!(page, "  {name:13} {}", in_line(&value));
     }
     let mut section = |title: &str, text: &str| {
         let _ = write!(page, "\n{title}\n");
@@ -120,11 +121,11 @@ fn of_headers(headers: &str) -> String {
     headers.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A body for people: JSON over many lines, else as it is.
+/// A body for people: JSON over many lines, in which orders for a terminal are spelt out; else as it is.
 pub(super) fn pretty(body: &[u8]) -> String {
     let json = serde_json::from_slice::<Value>(body).ok();
     let pretty = json.and_then(|json| serde_json::to_string_pretty(&json).ok());
-    pretty.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+    pretty.map(|json| display::json(&json)).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
 }
 
 fn edits(original: &[u8], body: &[u8]) -> String {

@@ -6,12 +6,13 @@
 //! - `finding`: what a check says, for people and for machines;
 //! - `user`: who asks;
 //! - `privacy`: who else can read what is on this machine's disk;
-//! - `queue`, `database`, `dead_letters`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
+//! - `queue`, `database`, `dead_letters`, `keeping`, `recordings` (storage, ffprobe, ffmpeg), `server` (PlugNMeet's API), `webhook` (the ingress): the
 //!   checks, by what they look at.
 
 mod database;
 mod dead_letters;
 mod finding;
+mod keeping;
 mod privacy;
 mod queue;
 mod recordings;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use rollcall_shared::config::{Advice, Settings};
@@ -75,13 +76,23 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
             let todo = "put it right; what follows can only be checked then";
             tell(&mut findings, &args, vec![Finding::failed("settings", error, todo)])?;
             let not_made = |check| Finding::not_made(check, "the settings cannot be read");
-            let others =
-                ["files", "queue", "database", "dead letters", "storage", "ffprobe", "ffmpeg", "plugnmeet", "webhook"];
+            let others = [
+                "files",
+                "queue",
+                "database",
+                "dead letters",
+                "keeping",
+                "storage",
+                "ffprobe",
+                "ffmpeg",
+                "plugnmeet",
+                "webhook",
+            ];
             tell(&mut findings, &args, others.map(not_made).to_vec())?;
         }
     }
     if args.json {
-        output::print(serde_json::to_string_pretty(&findings).context("findings are text")?)?;
+        output::print_json(&findings)?;
     }
     Ok(if findings.iter().any(Finding::is_failure) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -101,6 +112,7 @@ fn checks<'a>(settings: &'a Settings, args: &'a Args) -> Vec<BoxFuture<'a, Vec<F
         queue::check(settings).boxed(),
         in_time("database", database::check(settings)).boxed(),
         in_time("dead letters", dead_letters::check(settings)).boxed(),
+        async { vec![keeping::check(settings)] }.boxed(),
         in_time("storage", recordings::storage(settings)).boxed(),
         in_time("ffprobe", recordings::ffprobe(settings)).boxed(),
         in_time("ffmpeg", recordings::ffmpeg(settings)).boxed(),

@@ -60,9 +60,9 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     if !args.watch {
         let snapshot = watch.next().await;
         if args.json {
-            output::print(serde_json::to_string_pretty(snapshot)?)?;
+            output::print_json(snapshot)?;
         } else {
-            output::print(screen::render(snapshot))?;
+            output::print_styled(screen::render(snapshot))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
     loop {
         let Some(snapshot) = stop.run_until_cancelled(watch.next()).await else { break };
         if args.json {
-            output::print(serde_json::to_string(snapshot)?)?;
+            output::print_json_line(snapshot)?;
         } else {
             screen.show(&screen::render(snapshot))?;
         }
@@ -129,7 +129,7 @@ impl Screen {
     /// In the place of what was there, so that nothing flickers.
     fn show(&self, text: &str) -> Result<()> {
         if !self.is_terminal {
-            return output::print(format_args!("{text}\n"));
+            return output::print_styled(format_args!("{text}\n"));
         }
         let (rows, columns) = Term::stdout().size();
         let lines = screen::cut(text, rows.into(), columns.into()).replace('\n', "\x1b[K\r\n");

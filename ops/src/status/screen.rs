@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use console::style;
+use rollcall_shared::display::in_line;
 
 use super::ingress::{Ingress, Shown};
 use super::seconds;
 use super::snapshot::{Process, Recordings, Snapshot, Waits, Worker};
 use crate::output::counted;
-use crate::table::{Table, printable};
+use crate::table::Table;
 use crate::time::span;
 
 /// How many recordings are shown by name.
@@ -25,7 +26,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     rest.extend(snapshot.ingresses.iter().map(|ingress| of_ingress(at, ingress)));
     rest.extend(snapshot.recordings.as_ref().and_then(|recordings| of_recordings(at, recordings)));
     let rest: Vec<_> =
-        rest.into_iter().map(|lines| lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")).collect();
+        rest.into_iter().map(|lines| lines.iter().map(|line| in_line(line)).collect::<Vec<_>>().join("\n")).collect();
     let head = format!("Rollcall, {}", at.format("%Y-%m-%d %H:%M:%S UTC"));
     format!("{head}\n\n{}\n\n{}", attention(&snapshot.attention), rest.join("\n\n"))
 }
@@ -53,7 +54,7 @@ fn attention(lines: &[String]) -> String {
     if lines.is_empty() {
         return format!("{} Nothing needs you.", style("✓").green());
     }
-    let loud = lines.iter().map(|line| format!("{} {}", style("!").red().bold(), style(printable(line)).bold()));
+    let loud = lines.iter().map(|line| format!("{} {}", style("!").red().bold(), style(in_line(line)).bold()));
     loud.collect::<Vec<_>>().join("\n")
 }
 
@@ -230,7 +231,7 @@ mod tests {
         snapshot.recordings = Some(Recordings { in_progress: vec![recording], waiting: 0 });
         let page = render(&snapshot);
         assert!(!page.chars().any(|character| character.is_control() && character != '\n'), "{page:?}");
-        assert!(page.contains("  r of main, for 0s:  ]0;owned  Algebra 2J"), "{page:?}");
+        assert!(page.contains("  r of main, for 0s: \u{fffd}]0;owned\u{fffd} Algebra\u{fffd}2J"), "{page:?}");
     }
 
     #[test]

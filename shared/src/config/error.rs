@@ -44,6 +44,13 @@ pub(super) fn check_time(
     check(range.contains(&value), name, &humantime::format_duration(value), allowed)
 }
 
+/// An error that names the setting, unless nobody wants anything to be gone sooner than may be.
+pub(super) fn check_keep(name: &str, keep: Option<Duration>) -> Result<(), ConfigError> {
+    // Shorter, and what happened on a Friday is gone before anybody sees it on a Monday.
+    let range = Duration::from_hours(24)..=Duration::from_hours(24 * 365 * 100);
+    keep.map_or(Ok(()), |keep| check_time(name, keep, range, "it is from 1day to 100years"))
+}
+
 fn without_values(error: &config::ConfigError) -> String {
     let of_key = |key: &Option<String>| key.as_ref().map(|key| format!("setting {key}: ")).unwrap_or_default();
     match error {

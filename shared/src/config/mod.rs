@@ -41,7 +41,7 @@ pub use self::advice::Advice;
 pub use self::database::Database;
 pub use self::dead_letters::DeadLetters;
 pub use self::error::ConfigError;
-use self::error::{check, check_time};
+use self::error::{check, check_keep, check_time};
 pub use self::ingress::{Ingress, Spool, Tls};
 pub use self::log::{Log, LogFormat};
 pub use self::plugnmeet::PlugNMeet;
@@ -139,6 +139,8 @@ impl Settings {
         self.storage.check()?;
         self.ingress.check()?;
         self.workers.check()?;
+        self.attendance.check()?;
+        self.dead_letters.check()?;
         self.recordings.check()?;
         self.log.check()?;
         plugnmeet::check_all(&self.plugnmeet)
@@ -166,10 +168,10 @@ impl Settings {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
+pub(crate) const NAME: &str = "it is made of lower-case letters, digits, - and _, 60 at most";
 
 /// Names become parts of routing keys and queue names, where a dot separates.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     (1..=60).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
 }
 

@@ -77,6 +77,8 @@ fn a_wrong_setting_is_named_and_no_secret_is_told() {
         (&format!("{QUEUE}recordings.read_timeout = '0s'"), "setting recordings.read_timeout is \"0s\": it is from 1s"),
         (&format!("{QUEUE}recordings.ffmpeg_timeout = '2h'"), "setting recordings.ffmpeg_timeout is \"2h\": it is"),
         (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
+        (&format!("{QUEUE}attendance.keep = '12h'"), "setting attendance.keep is \"12h\": it is from 1day"),
+        (&format!("{QUEUE}dead_letters.keep_dead = ''"), "dead_letters.keep_dead"),
         ("queue.url = 'amqp://user:@h'", "setting queue.url (its password) is \"empty\""),
         ("queue.url = 'amqp://user:changeme@a,b'", "setting queue.url (its password) is \"a placeholder\""),
         ("queue.url = 'sqlite://:memory:'", "setting queue.url: not a URL"),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::read::{duration, some_address};
-use super::{ConfigError, RetrySchedule, SECOND, check, check_time};
+use super::read::{duration, some_address, some_duration};
+use super::{ConfigError, RetrySchedule, SECOND, check, check_keep, check_time};
 
 /// `[workers]`
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Workers {
 pub struct Attendance {
     /// The delays before a failed event is tried again.
     pub retry: RetrySchedule,
+    /// How long it is kept who was in a session, after its end; for ever unless told.
+    #[serde(deserialize_with = "some_duration")]
+    pub keep: Option<Duration>,
 }
 
 /// `[rooms]`
@@ -54,7 +57,7 @@ impl Default for Workers {
 
 impl Default for Attendance {
     fn default() -> Self {
-        Self { retry: RetrySchedule::of_seconds(&[1, 5, 30, 120, 600, 1800]) }
+        Self { retry: RetrySchedule::of_seconds(&[1, 5, 30, 120, 600, 1800]), keep: None }
     }
 }
 
@@ -69,5 +72,11 @@ impl Workers {
         let Workers { batch_size, batch_wait, .. } = self;
         check((1..=5_000).contains(batch_size), "workers.batch_size", batch_size, "it is from 1 to 5000")?;
         check_time("workers.batch_wait", *batch_wait, Duration::ZERO..=SECOND, "it is 1s at most")
+    }
+}
+
+impl Attendance {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        check_keep("attendance.keep", self.keep)
     }
 }

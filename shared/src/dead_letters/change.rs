@@ -8,6 +8,7 @@ use sea_orm::{
     QuerySelect as _,
 };
 
+use super::limits::{BadValue, check_body};
 use super::subject::without_nul;
 use super::walk::{PAGE_ROWS, Walk};
 use super::{Filter, State, Subject};
@@ -129,6 +130,9 @@ pub enum EditError {
     /// No worker is there for it.
     #[error("the body has no event: {0}")]
     NoEvent(serde_json::Error),
+    /// It is longer than the ingress takes one.
+    #[error("the edited body cannot be: {0}")]
+    Value(#[from] BadValue),
     /// No worker wants it.
     #[error("no worker wants an event {0:?}: it is one of {1}")]
     Unwanted(String, String),
@@ -143,8 +147,8 @@ impl Failed for EditError {
     }
 }
 
-/// Changes the body `from` of a dead letter to `to`; what it is found by, and whose it is, follow. `what` says what exactly
-/// was changed.
+/// Changes the body `from` of a dead letter to `to`, which has `max_body` bytes at most, as the ingress takes none that is
+/// longer; what it is found by, and whose it is, follow. `what` says what exactly was changed.
 ///
 /// # Errors
 /// See [`EditError`].
@@ -152,9 +156,11 @@ pub async fn edit(
     db: &DatabaseConnection,
     id: i64,
     (from, to): (&[u8], &[u8]),
+    max_body: usize,
     what: &str,
     by: &By,
 ) -> Result<Edited, EditError> {
+    check_body("body", to.len(), max_body)?;
     let by = &by.exactly(what);
     set_body(db, id, "edited", by, |row| {
         if row.body != from {

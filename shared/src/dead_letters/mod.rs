@@ -8,7 +8,8 @@
 //! - [`change`]: dropping, restoring, editing, notes;
 //! - [`replay`]: back to their workers, and what became of that;
 //! - [`transfer`]: out as lines of JSON, and in again;
-//! - `record`: what workers write.
+//! - `record`: what workers write;
+//! - `limits`: what any of them may hold, wherever it comes from.
 //!
 //! A row's `replays` makes every race harmless: it is the number of the latest replay, a message says which it is, and whoever
 //! learns of a later one (the operator's tool, the worker that applies it, the worker that finds it dead again) raises it. What
@@ -17,6 +18,7 @@
 pub mod change;
 pub mod filter;
 pub mod find;
+mod limits;
 mod record;
 pub mod replay;
 mod subject;
@@ -25,6 +27,7 @@ mod walk;
 
 pub use self::change::By;
 pub use self::filter::Filter;
+pub use self::limits::BadValue;
 pub use self::record::{Purge, applied, prune, purged, record};
 pub use self::subject::Subject;
 

@@ -14,8 +14,9 @@ use sea_orm::{
 };
 use serde_json::Value;
 
-use super::subject::without_nul;
+use super::limits::{NAME, WORDS, text, time};
 use super::{State, Subject};
+use crate::erasure::{Person, Register};
 use crate::event::WorkerName;
 use crate::queue::{DeadKind, Death, Message, Removed, Replayed};
 use crate::store::entity::{dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure};
@@ -28,7 +29,7 @@ const UNEXPLAINED: &str = "nothing says why: somebody else has put it among the 
 /// What such a message is grouped by.
 const OTHER: &str = "other";
 /// How many rows one statement inserts: SQLite takes about 32,000 values.
-const ROWS_PER_STATEMENT: usize = 500;
+pub(super) const ROWS_PER_STATEMENT: usize = 500;
 /// How many rows one statement removes.
 const PRUNED_AT_ONCE: u64 = 1_000;
 
@@ -40,12 +41,12 @@ struct Known {
     replays: i32,
 }
 
-/// Messages that died are in the database: each once, and each time that it died.
+/// Messages that died are in the database: each once, and each time that it died. One about a person who was erased is not.
 ///
 /// # Errors
 /// The database.
 pub async fn record(tx: &DatabaseTransaction, dead: &[Removed]) -> Result<(), DbErr> {
-    let mut dead: Vec<_> = dead.iter().map(Died::of).collect();
+    let mut dead = without_erased(tx, dead).await?;
     // In order and each failure once, since a statement may not have a row twice and two transactions must not cross.
     dead.sort_by(|one, other| (&one.message_id, one.death.at).cmp(&(&other.message_id, other.death.at)));
     dead.dedup_by(|one, other| (&one.message_id, one.death.at) == (&other.message_id, other.death.at));
@@ -86,13 +87,14 @@ pub struct Purge {
     pub reason: String,
 }
 
-/// Messages that waited are in the database as dropped; how many dead letters those are. Of one that was applied, or sent again
+/// Messages that waited are in the database as dropped, but for those about a person who was erased; how many dead letters those
+/// are. Of one that was applied, or sent again
 /// since, only a copy was taken out: it stays what it is.
 ///
 /// # Errors
 /// The database.
 pub async fn purged(tx: &DatabaseTransaction, waiting: &[Removed], purge: &Purge) -> Result<u64, DbErr> {
-    let mut waiting: Vec<_> = waiting.iter().map(Died::of).collect();
+    let mut waiting = without_erased(tx, waiting).await?;
     waiting.sort_by(|one, other| one.message_id.cmp(&other.message_id));
     waiting.dedup_by(|one, other| one.message_id == other.message_id);
     let before = known(tx, &waiting).await?;
@@ -165,15 +167,13 @@ pub async fn applied(tx: &DatabaseTransaction, replays: &[Replayed]) -> Result<(
     Ok(())
 }
 
-/// Removes what was applied or dropped before `until`; how many it were.
+/// Removes what has been in one of these states since before `until`, and nobody has touched since; how many it were.
 ///
 /// # Errors
 /// The database.
-pub async fn prune(db: &DatabaseConnection, until: DateTime<Utc>) -> Result<u64, DbErr> {
+pub async fn prune(db: &DatabaseConnection, states: &[State], until: DateTime<Utc>) -> Result<u64, DbErr> {
     let is_old = || {
-        letter::Column::State
-            .is_in([State::Applied, State::Dropped].map(State::as_str))
-            .and(letter::Column::UpdatedAt.lt(until))
+        letter::Column::State.is_in(states.iter().map(|state| state.as_str())).and(letter::Column::UpdatedAt.lt(until))
     };
     let mut pruned = 0;
     loop {
@@ -195,6 +195,14 @@ pub async fn prune(db: &DatabaseConnection, until: DateTime<Utc>) -> Result<u64,
     }
 }
 
+async fn without_erased<'a>(tx: &DatabaseTransaction, removed: &'a [Removed]) -> Result<Vec<Died<'a>>, DbErr> {
+    let mut died: Vec<_> = removed.iter().map(Died::of).collect();
+    let people = died.iter().filter_map(|died| died.person.as_ref().map(|(person, _)| person.clone()));
+    let erased = Register::default().of(tx, people).await?;
+    died.retain(|died| !died.person.as_ref().is_some_and(|(person, began_at)| erased.has(person, *began_at)));
+    Ok(died)
+}
+
 /// `replays`, raised to `number`.
 fn at_least(number: i32) -> Expr {
     let known = letter::Column::Replays;
@@ -210,11 +218,16 @@ struct Died<'a> {
     /// Nothing says how it died, nor when: what the queue gives twice cannot be told from two.
     is_unexplained: bool,
     headers: String,
+    /// The person that it is about, and when what it tells of them began.
+    person: Option<(Person, DateTime<Utc>)>,
 }
 
 impl<'a> Died<'a> {
     fn of(removed: &'a Removed) -> Self {
         let Removed { worker, message, death, headers } = removed;
+        let subject = Subject::of(&message.source, &message.body, message.received_at).ok();
+        let person =
+            subject.and_then(|Subject { user_id, began_at, .. }| Some(((message.source.clone(), user_id?), began_at)));
         let unexplained = || Death {
             kind: DeadKind::Permanent,
             cause: OTHER.to_owned(),
@@ -228,6 +241,7 @@ impl<'a> Died<'a> {
             is_unexplained: death.is_none(),
             death: death.clone().map_or_else(unexplained, |death| Death { at: time(death.at), ..death }),
             headers: Value::from(headers.clone()).to_string(),
+            person,
         }
     }
 
@@ -263,7 +277,7 @@ impl<'a> Died<'a> {
             event_id: Set(event_id.as_deref().map(|id| text(id, WORDS))),
             source: Set(text(source, NAME)),
             room_id: Set(room_id.as_deref().map(|id| text(id, WORDS))),
-            user_id: Set(Subject::of(source, body, *received_at).ok().and_then(|subject| subject.user_id)),
+            user_id: Set(self.person.as_ref().map(|((_, user_id), _)| user_id.clone())),
             traceparent: Set(traceparent.as_deref().map(|trace| text(trace, NAME))),
             received_at: Set(time(*received_at)),
             state: Set(state.as_str().into()),
@@ -386,20 +400,4 @@ async fn failures(
         .all(tx)
         .await?;
     Ok(found.into_iter().collect())
-}
-
-/// The longest name, and the longest text, in bytes. What an index holds must fit a third of PostgreSQL's page.
-const NAME: usize = 200;
-const WORDS: usize = 10_000;
-
-/// A text as any database takes it: PostgreSQL's have no NUL.
-fn text(text: &str, longest: usize) -> String {
-    without_nul(&text[..text.floor_char_boundary(longest)])
-}
-
-/// A time as any database takes it.
-fn time(at: DateTime<Utc>) -> DateTime<Utc> {
-    // The end of the year 9999.
-    const LAST: i64 = 253_402_300_799;
-    at.clamp(DateTime::UNIX_EPOCH, DateTime::from_timestamp(LAST, 0).unwrap_or(DateTime::UNIX_EPOCH))
 }

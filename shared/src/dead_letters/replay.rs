@@ -24,10 +24,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::change::{lock, record};
+use super::limits::{BadValue, MAX_REPLAYS, REPLAYS, check_body, check_name, check_source, check_time, value};
 use super::walk::{PAGE_ROWS, Walk};
 use super::{By, Filter, State};
-use crate::event::WorkerName;
-use crate::queue::{Message, PublishError, Replay, Sender};
+use crate::event::{UnknownWorker, WorkerName};
+use crate::plugnmeet::webhook::{self, ParseError};
+use crate::queue::{MAX_BODY, Message, PublishError, Replay, Sender};
 use crate::store::entity::dead_letter::{self, Column, Entity};
 use crate::store::transaction;
 
@@ -236,7 +238,7 @@ impl<'a> Pages<'a> {
             let id = row.id;
             match Outgoing::of(row) {
                 Ok(outgoing) => page.letters.push(outgoing),
-                Err(why) => page.impossible.push((id, why)),
+                Err(why) => page.impossible.push((id, why.to_string())),
             }
         }
         page.passed = (ids.len() - page.letters.len()) as u64;
@@ -245,11 +247,34 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// Why a dead letter cannot be sent.
+#[derive(Debug, thiserror::Error)]
+enum Unsendable {
+    #[error(transparent)]
+    Value(#[from] BadValue),
+    #[error(transparent)]
+    Worker(#[from] UnknownWorker),
+    #[error("it was edited, and its worker would not understand it: {0}; edit it again, or --revert that")]
+    Edited(ParseError),
+}
+
 impl Outgoing {
-    fn of(row: dead_letter::Model) -> Result<Self, String> {
-        let worker = row.worker.parse::<WorkerName>().map_err(|error| error.to_string())?;
-        let id = row.message_id.parse().map_err(|_| format!("its message id {:?} is none", row.message_id))?;
-        let replay = Replay { dead_letter_id: row.id, number: row.replays + 1 };
+    /// A row as the message that it becomes, or why it cannot be one.
+    fn of(row: dead_letter::Model) -> Result<Self, Unsendable> {
+        check_name("event", &row.event)?;
+        check_source(&row.source)?;
+        check_time("received_at", row.received_at)?;
+        check_body("body", row.body.len(), MAX_BODY)?;
+        let worker = row.worker.parse::<WorkerName>()?;
+        let id = row.message_id.parse().map_err(|_| value("message_id", &row.message_id, "a UUID"))?;
+        let number = row.replays.checked_add(1).filter(|number| (1..=MAX_REPLAYS).contains(number));
+        let number = number.ok_or_else(|| value("replays", row.replays, REPLAYS))?;
+        if row.original_body.is_some()
+            && let Err(problem) = webhook::parse(&row.source, &row.body, row.received_at)
+        {
+            return Err(Unsendable::Edited(problem));
+        }
+        let replay = Replay { dead_letter_id: row.id, number };
         let message = Message {
             id,
             event_id: row.event_id,

@@ -2,10 +2,12 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::event::{Change, Event};
+use crate::erasure::person_of;
 use crate::plugnmeet::webhook::{self, ParseError, Parsed, Routing};
+use crate::queue::MAX_ID;
 
-/// What a body is about. No text in it has a NUL, which PostgreSQL takes in none.
+/// What a body is about. No text in it has a NUL, which PostgreSQL takes in none; and an id that is too long to travel is none
+/// to find anything by: the body has it.
 #[derive(Debug)]
 pub struct Subject {
     /// The event's name.
@@ -16,6 +18,8 @@ pub struct Subject {
     pub room_id: Option<String>,
     /// The person, where it is about one.
     pub user_id: Option<String>,
+    /// When what it tells of the person began; where it does not say, when it was taken in.
+    pub began_at: DateTime<Utc>,
     /// Why no worker would understand the body.
     pub problem: Option<ParseError>,
 }
@@ -27,26 +31,28 @@ impl Subject {
     /// It is not JSON, or has no `event`: no worker is there for it.
     pub fn of(source: &str, body: &[u8], received_at: DateTime<Utc>) -> Result<Self, serde_json::Error> {
         let routing = Routing::read(body)?;
-        let (user_id, problem) = match webhook::parse(source, body, received_at) {
-            Ok(Parsed::Event(event)) => (user_of(event), None),
+        let (person, problem) = match webhook::parse(source, body, received_at) {
+            Ok(Parsed::Event(event)) => (person_of(&event).map(|((_, user_id), began_at)| (user_id, began_at)), None),
             Ok(Parsed::Ignored(_)) => (None, None),
-            Err(problem) => (webhook::person(body), Some(problem)),
+            Err(problem) => {
+                let person = webhook::person(body).map(|(user_id, since)| (user_id, since.unwrap_or(received_at)));
+                (person, Some(problem))
+            }
         };
+        let (user_id, began_at) = person.map_or((None, received_at), |(user_id, began_at)| (Some(user_id), began_at));
         Ok(Self {
             event: without_nul(&routing.event),
-            event_id: routing.id.as_deref().map(without_nul),
-            room_id: routing.room_id().map(without_nul),
-            user_id: user_id.as_deref().map(without_nul),
+            event_id: routing.id.as_deref().and_then(id),
+            room_id: routing.room_id().and_then(id),
+            user_id: user_id.as_deref().and_then(id),
+            began_at,
             problem,
         })
     }
 }
 
-fn user_of(event: Event) -> Option<String> {
-    match event.change {
-        Change::Joined(connection) | Change::Left(connection, _) => Some(connection.user_id),
-        Change::RoomCreated | Change::RoomStarted | Change::RoomEnded | Change::Recording(_) => None,
-    }
+fn id(id: &str) -> Option<String> {
+    (id.len() <= MAX_ID).then(|| without_nul(id))
 }
 
 /// A text as PostgreSQL takes it.

@@ -15,10 +15,16 @@ use uuid::Uuid;
 
 use super::change::record;
 use super::find::{Letter, letters};
+use super::limits::{
+    BadValue, MAX_REPLAYS, NAME, REPLAYS, WORDS, check_body, check_name, check_source, check_text, check_time, value,
+};
+use super::record::ROWS_PER_STATEMENT;
 use super::subject::without_nul;
 use super::walk::{PAGE_ROWS, Walk};
-use super::{By, Filter, State};
+use super::{By, Filter, State, Subject};
+use crate::erasure::{Erased, Person, Register};
 use crate::event::WorkerName;
+use crate::queue::MAX_ID;
 use crate::store::entity::dead_letter::{self, Column, Entity};
 use crate::store::entity::{dead_letter_change as change, dead_letter_failure as failure};
 use crate::store::transaction;
@@ -111,21 +117,16 @@ pub enum BadLine {
     )]
     Format(u64),
     /// A value that cannot be.
-    #[error("its {field} is {value:?}, which is none")]
-    Value {
-        /// The field.
-        field: &'static str,
-        /// What stands there.
-        value: String,
-    },
+    #[error(transparent)]
+    Value(#[from] BadValue),
 }
 
 impl Record {
-    /// Reads a line.
+    /// Reads a line. A body has `max_body` bytes at most, as the ingress takes none that is longer.
     ///
     /// # Errors
     /// See [`BadLine`].
-    pub fn parse(line: &str) -> Result<Self, BadLine> {
+    pub fn parse(line: &str, max_body: usize) -> Result<Self, BadLine> {
         #[derive(Deserialize)]
         struct OfFormat {
             format: u64,
@@ -135,44 +136,118 @@ impl Record {
             return Err(BadLine::Format(format));
         }
         let record: Self = serde_json::from_str(line)?;
-        record.check()?;
-        Ok(record)
+        record.check_names()?;
+        record.check_numbers()?;
+        record.check_bodies(max_body)?;
+        record.check_history()?;
+        Ok(Self { message_id: record.message_id()?.to_string(), ..record })
     }
 
-    fn check(&self) -> Result<(), BadLine> {
-        let bad = |field, value: &str| Err(BadLine::Value { field, value: value.to_owned() });
-        if self.message_id.parse::<Uuid>().is_err() {
-            return bad("message_id", &self.message_id);
+    /// However it is spelt.
+    fn message_id(&self) -> Result<Uuid, BadValue> {
+        self.message_id.parse().map_err(|_| value("message_id", &self.message_id, "a UUID"))
+    }
+
+    fn check_names(&self) -> Result<(), BadValue> {
+        self.worker
+            .parse::<WorkerName>()
+            .map_err(|_| value("worker", &self.worker, WorkerName::ALL.map(WorkerName::as_str).join(", ")))?;
+        if !STATES.map(State::as_str).contains(&self.state.as_str()) {
+            return Err(value("state", &self.state, STATES.map(State::as_str).join(", ")));
         }
-        if self.worker.parse::<WorkerName>().is_err() {
-            return bad("worker", &self.worker);
+        check_kind(&self.kind)?;
+        check_name("event", &self.event)?;
+        check_source(&self.source)?;
+        check_text("cause", &self.cause, NAME)?;
+        check_text("error", &self.error, WORDS)?;
+        let optional = [
+            ("event_id", &self.event_id, MAX_ID),
+            ("room_id", &self.room_id, MAX_ID),
+            ("user_id", &self.user_id, MAX_ID),
+            ("traceparent", &self.traceparent, NAME),
+            ("host", &self.host, NAME),
+            ("replayed_by", &self.replayed_by, NAME),
+            ("replay_run", &self.replay_run, NAME),
+        ];
+        for (field, text, most) in optional {
+            check_text(field, text.as_deref().unwrap_or_default(), most)?;
         }
-        if !KINDS.contains(&self.kind.as_str()) {
-            return bad("kind", &self.kind);
-        }
-        for (field, base64) in
-            [("body_base64", &self.body_base64), ("original_body_base64", &self.original_body_base64)]
-        {
-            if base64.as_ref().is_some_and(|base64| BASE64.decode(base64).is_err()) {
-                return bad(field, "no base64");
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), BadValue> {
+        check_attempts(self.attempts)?;
+        check_replays("replays", self.replays)?;
+        let times = [
+            ("received_at", Some(self.received_at)),
+            ("first_failed_at", Some(self.first_failed_at)),
+            ("last_failed_at", Some(self.last_failed_at)),
+            ("replayed_at", self.replayed_at),
+            ("applied_at", self.applied_at),
+        ];
+        times.into_iter().try_for_each(|(field, at)| at.map_or(Ok(()), |at| check_time(field, at)))
+    }
+
+    fn check_bodies(&self, max_body: usize) -> Result<(), BadValue> {
+        let body = self.body()?.ok_or_else(|| value("body", "nothing", "there, as body or body_base64"))?;
+        check_body("body", body.len(), max_body)?;
+        let original = bytes("original_body_base64", self.original_body.as_ref(), self.original_body_base64.as_ref())?;
+        check_body("original_body", original.map_or(0, |body| body.len()), max_body)?;
+        check_body("headers", self.headers.to_string().len(), MAX_HEADERS)
+    }
+
+    fn check_history(&self) -> Result<(), BadValue> {
+        let mut failed_at = HashSet::new();
+        for failure in &self.failures {
+            check_kind(&failure.kind)?;
+            check_text("cause", &failure.cause, NAME)?;
+            check_text("error", &failure.error, WORDS)?;
+            check_text("host", failure.host.as_deref().unwrap_or_default(), NAME)?;
+            check_attempts(failure.attempts)?;
+            check_replays("replay", failure.replay)?;
+            check_time("failed_at", failure.failed_at)?;
+            // As exactly as any database keeps it.
+            if !failed_at.insert(failure.failed_at.timestamp_micros()) {
+                return Err(value("failed_at", failure.failed_at, "another in each of its failures"));
             }
         }
-        if self.body().is_none() {
-            return bad("body", "");
+        for change in &self.changes {
+            check_text("change", &change.change, NAME)?;
+            check_text("changed_by", &change.changed_by, NAME)?;
+            check_text("reason", change.reason.as_deref().unwrap_or_default(), WORDS)?;
+            check_time("changed_at", change.changed_at)?;
         }
         Ok(())
     }
 
     /// The body; `None` where a line has none.
-    fn body(&self) -> Option<Vec<u8>> {
-        bytes(self.body.as_ref(), self.body_base64.as_ref())
+    fn body(&self) -> Result<Option<Vec<u8>>, BadValue> {
+        bytes("body_base64", self.body.as_ref(), self.body_base64.as_ref())
+    }
+
+    /// Whom it is about, by its body, by that as it came, and by what stands beside them; and when what it tells of them began.
+    fn people(&self) -> impl Iterator<Item = (Person, DateTime<Utc>)> {
+        let original = bytes("original_body_base64", self.original_body.as_ref(), self.original_body_base64.as_ref());
+        let bodies = [self.body().ok().flatten(), original.ok().flatten()].into_iter().flatten();
+        let subject = |body: Vec<u8>| {
+            let subject = Subject::of(&self.source, &body, self.received_at).ok()?;
+            Some((subject.user_id?, subject.began_at))
+        };
+        let of_bodies: Vec<_> = bodies.filter_map(subject).collect();
+        let beside = self.user_id.clone().filter(|_| of_bodies.is_empty()).map(|user_id| (user_id, self.received_at));
+        of_bodies.into_iter().chain(beside).map(|(user_id, began_at)| ((self.source.clone(), user_id), began_at))
+    }
+
+    fn is_about(&self, erased: &Erased) -> bool {
+        self.people().any(|(person, began_at)| erased.has(&person, began_at))
     }
 
     /// The row that it becomes here.
-    fn row(&self, now: DateTime<Utc>) -> dead_letter::ActiveModel {
+    fn row(&self, now: DateTime<Utc>) -> Result<dead_letter::ActiveModel, BadValue> {
         let text = |text: &str| Set(without_nul(text));
         let some_text = |text: &Option<String>| Set(text.as_deref().map(without_nul));
-        dead_letter::ActiveModel {
+        let original = bytes("original_body_base64", self.original_body.as_ref(), self.original_body_base64.as_ref())?;
+        Ok(dead_letter::ActiveModel {
             id: sea_orm::ActiveValue::NotSet,
             message_id: text(&self.message_id),
             worker: text(&self.worker),
@@ -200,18 +275,39 @@ impl Record {
             created_at: Set(now),
             updated_at: Set(now),
             headers: text(&self.headers.to_string()),
-            body: Set(self.body().unwrap_or_default()),
-            original_body: Set(bytes(self.original_body.as_ref(), self.original_body_base64.as_ref())),
-        }
+            body: Set(self.body()?.unwrap_or_default()),
+            original_body: Set(original),
+        })
     }
 }
 
 /// What the column `kind` takes.
 const KINDS: [&str; 4] = ["permanent", "exhausted", "poison", "purged"];
 
-fn bytes(text: Option<&String>, base64: Option<&String>) -> Option<Vec<u8>> {
-    let text = text.map(|text| text.clone().into_bytes());
-    text.or_else(|| BASE64.decode(base64?).ok())
+/// What a dead letter of an export has become.
+const STATES: [State; 4] = [State::Dead, State::Replaying, State::Applied, State::Dropped];
+/// The longest headers as JSON, in bytes: in a frame of a broker they have 128 KiB, and JSON takes up to six for one.
+const MAX_HEADERS: usize = 1 << 20;
+
+fn check_kind(kind: &str) -> Result<(), BadValue> {
+    if KINDS.contains(&kind) { Ok(()) } else { Err(value("kind", kind, KINDS.join(", "))) }
+}
+
+fn check_attempts(attempts: i32) -> Result<(), BadValue> {
+    if attempts >= 0 { Ok(()) } else { Err(value("attempts", attempts, "a number from 0")) }
+}
+
+fn check_replays(field: &'static str, replays: i32) -> Result<(), BadValue> {
+    if (0..MAX_REPLAYS).contains(&replays) { Ok(()) } else { Err(value(field, replays, REPLAYS)) }
+}
+
+/// The bytes that a text is, or what base64 stands for; none where there is neither.
+fn bytes(field: &'static str, text: Option<&String>, base64: Option<&String>) -> Result<Option<Vec<u8>>, BadValue> {
+    match (text, base64) {
+        (Some(text), _) => Ok(Some(text.clone().into_bytes())),
+        (None, Some(base64)) => BASE64.decode(base64).map(Some).map_err(|_| value(field, base64, "base64")),
+        (None, None) => Ok(None),
+    }
 }
 
 /// The bytes as text; or else in base64.
@@ -316,6 +412,8 @@ pub struct Imported {
     pub new: u64,
     /// They were there already, by their message ids.
     pub known: u64,
+    /// They are about people who were erased, and are left out.
+    pub erased: u64,
 }
 
 /// Takes records in, all of them or none: they are dead, with the history that they had.
@@ -324,12 +422,14 @@ pub struct Imported {
 /// The database.
 pub async fn import(db: &DatabaseConnection, records: &[Record], by: &By) -> Result<Imported, DbErr> {
     transaction(db, |tx| async move {
-        let mut known = known(&*tx, records).await?;
+        let (mut known, erased) = (known(&*tx, records).await?, erased(&tx, records).await?);
         let mut imported = Imported::default();
         let mut ids = Vec::new();
         let now = Utc::now();
         for letter in records {
-            if known.insert(letter.message_id.clone()) {
+            if letter.is_about(&erased) {
+                imported.erased += 1;
+            } else if known.insert(letter.message_id.clone()) {
                 ids.push(insert(&tx, letter, now).await?);
                 imported.new += 1;
             } else {
@@ -347,9 +447,19 @@ pub async fn import(db: &DatabaseConnection, records: &[Record], by: &By) -> Res
 /// # Errors
 /// The database.
 pub async fn would_import(db: &DatabaseConnection, records: &[Record]) -> Result<Imported, DbErr> {
-    let mut known = known(db, records).await?;
-    let new = records.iter().filter(|record| known.insert(record.message_id.clone())).count();
-    Ok(Imported { new: new as u64, known: (records.len() - new) as u64 })
+    transaction(db, |tx| async move {
+        let (mut known, erased) = (known(&*tx, records).await?, erased(&tx, records).await?);
+        let left: Vec<_> = records.iter().filter(|record| !record.is_about(&erased)).collect();
+        let new = left.iter().filter(|record| known.insert(record.message_id.clone())).count();
+        let count = |count: usize| count as u64;
+        Ok(Imported { new: count(new), known: count(left.len() - new), erased: count(records.len() - left.len()) })
+    })
+    .await
+}
+
+/// Those of the people whom these are about who were erased.
+async fn erased(tx: &DatabaseTransaction, records: &[Record]) -> Result<Erased, DbErr> {
+    Register::default().of(tx, records.iter().flat_map(|record| record.people().map(|(person, _)| person))).await
 }
 
 /// Those of the messages that are dead letters already.
@@ -360,7 +470,8 @@ async fn known(db: &impl ConnectionTrait, records: &[Record]) -> Result<HashSet<
 }
 
 async fn insert(tx: &DatabaseTransaction, letter: &Record, now: DateTime<Utc>) -> Result<i64, DbErr> {
-    let dead_letter_id = letter.row(now).insert(tx).await?.id;
+    let row = letter.row(now).map_err(|error| DbErr::Type(error.to_string()))?;
+    let dead_letter_id = row.insert(tx).await?.id;
     let failures = letter.failures.iter().map(|failed| failure::ActiveModel {
         dead_letter_id: Set(dead_letter_id),
         failed_at: Set(failed.failed_at),
@@ -371,7 +482,9 @@ async fn insert(tx: &DatabaseTransaction, letter: &Record, now: DateTime<Utc>) -
         attempts: Set(failed.attempts),
         host: Set(failed.host.as_deref().map(without_nul)),
     });
-    failure::Entity::insert_many(failures).exec_without_returning(tx).await?;
+    for failures in failures.collect::<Vec<_>>().chunks(ROWS_PER_STATEMENT) {
+        failure::Entity::insert_many(failures.to_vec()).exec_without_returning(tx).await?;
+    }
     let changes = letter.changes.iter().map(|changed| change::ActiveModel {
         id: sea_orm::ActiveValue::NotSet,
         dead_letter_id: Set(dead_letter_id),
@@ -380,6 +493,8 @@ async fn insert(tx: &DatabaseTransaction, letter: &Record, now: DateTime<Utc>) -
         change: Set(without_nul(&changed.change)),
         reason: Set(changed.reason.as_deref().map(without_nul)),
     });
-    change::Entity::insert_many(changes).exec_without_returning(tx).await?;
+    for changes in changes.collect::<Vec<_>>().chunks(ROWS_PER_STATEMENT) {
+        change::Entity::insert_many(changes.to_vec()).exec_without_returning(tx).await?;
+    }
     Ok(dead_letter_id)
 }

@@ -50,10 +50,18 @@ impl<'a> Routing<'a> {
     }
 }
 
-/// The person that a body is about, also where it cannot be understood as a whole.
-pub fn person(body: &[u8]) -> Option<String> {
+/// The person that a body is about, also where it cannot be understood as a whole; and since when, where it says.
+pub fn person(body: &[u8]) -> Option<(String, Option<DateTime<Utc>>)> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    body.pointer("/participant/identity")?.as_str().filter(|identity| !identity.is_empty()).map(str::to_owned)
+    let person = body.pointer("/participant/identity")?.as_str().filter(|identity| !identity.is_empty())?;
+    let time = |pointer| {
+        let seconds = body.pointer(pointer)?;
+        let seconds = seconds.as_i64().or_else(|| seconds.as_str()?.parse().ok())?;
+        time(pointer, seconds).ok().filter(|_| seconds > 0)
+    };
+    let since =
+        ["/participant/joined_at", "/participant/joinedAt", "/created_at", "/createdAt"].into_iter().find_map(time);
+    Some((person.to_owned(), since))
 }
 
 /// What a body says.
@@ -457,6 +465,21 @@ mod tests {
         late["created_at"] = "soon".into();
         assert!(matches!(parse_json(&late), Err(ParseError::Shape(_))));
         assert!(matches!(parse_json(&json!([])), Err(ParseError::Shape(_))));
+    }
+
+    #[test]
+    fn of_a_torn_body_it_is_known_whom_it_is_about_and_since_when() {
+        let of = |body: Value| person(body.to_string().as_bytes());
+        let someone = |since: Option<i64>| Some(("42".to_owned(), since.map(at)));
+        assert_eq!(of(json!({"participant": {"identity": "42", "joined_at": "7"}, "created_at": 9})), someone(Some(7)));
+        assert_eq!(of(json!({"participant": {"identity": "42", "joinedAt": 8, "joined_at": "0"}})), someone(Some(8)));
+        assert_eq!(
+            of(json!({"participant": {"identity": "42", "joined_at": "soon"}, "createdAt": "9"})),
+            someone(Some(9))
+        );
+        assert_eq!(of(json!({"participant": {"identity": "42"}})), someone(None));
+        assert_eq!(of(json!({"participant": {"identity": ""}})), None);
+        assert_eq!(person(b"not json"), None);
     }
 
     #[test]

@@ -1,4 +1,8 @@
 //! What travels: a webhook's body, untouched, and what we say about it.
+//!
+//! What is said beside a body has a limit ([`MAX_ID`], [`MAX_NAME`]), so that it fits any broker's frame whoever has said it: a
+//! webhook, a row that somebody has brought in, another program that publishes to our queues. What is longer counts as not
+//! said: the body has it anyway.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -7,8 +11,14 @@ use uuid::Uuid;
 
 use crate::event::WorkerName;
 
-/// The longest error that travels with a message, in bytes: headers must fit a frame.
-const MAX_ERROR: usize = 4_000;
+/// The longest error that travels with a message, in bytes.
+pub(super) const MAX_ERROR: usize = 4_000;
+/// The longest id that travels beside a body, in bytes.
+pub const MAX_ID: usize = 1_000;
+/// The longest name of an event or of a server, in bytes: together they are a routing key, and AMQP's have 255.
+pub const MAX_NAME: usize = 120;
+/// The longest body that any queue takes, in bytes: RabbitMQ 4's limit of a message, unless somebody has changed it.
+pub const MAX_BODY: usize = 16 << 20;
 
 /// What a message says about itself is called like this, on a broker as headers.
 pub(super) mod header {
@@ -138,6 +148,20 @@ impl Message {
         self.replay.map(|Replay { number, .. }| Replayed { message_id: self.id, number })
     }
 
+    /// The same without what is too long to travel beside the body.
+    pub(super) fn bounded(self) -> Self {
+        let within = |most: usize| move |text: &String| text.len() <= most;
+        Self {
+            event: Some(self.event).filter(within(MAX_NAME)).unwrap_or_default(),
+            source: Some(self.source).filter(within(MAX_NAME)).unwrap_or_default(),
+            event_id: self.event_id.filter(within(MAX_ID)),
+            room_id: self.room_id.filter(within(MAX_ID)),
+            traceparent: self.traceparent.filter(within(MAX_NAME)),
+            last_error: self.last_error.map(|error| cut(&error, MAX_ERROR).to_owned()),
+            ..self
+        }
+    }
+
     /// A message that was taken in now.
     pub fn new(source: &str, event: &str, body: Bytes) -> Self {
         Self {
@@ -181,14 +205,15 @@ impl Message {
     /// The same message after one more failed attempt.
     pub(super) fn failed(&self, error: &str) -> Self {
         Self {
-            attempt: self.attempt + 1,
+            attempt: self.attempt.saturating_add(1),
             first_failed_at: self.first_failed_at.or_else(|| Some(Utc::now())),
-            last_error: Some(cut(error).to_owned()),
+            last_error: Some(cut(error, MAX_ERROR).to_owned()),
             ..self.clone()
         }
     }
 }
 
-fn cut(error: &str) -> &str {
-    &error[..error.floor_char_boundary(MAX_ERROR)]
+/// No more than so many bytes of a text.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }

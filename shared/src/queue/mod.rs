@@ -27,7 +27,7 @@ pub use self::depth::{Depth, Depths};
 pub use self::drain::{Drain, Drained};
 pub use self::in_hand::{Held, InHand};
 pub use self::inspection::Inspection;
-pub use self::message::{DeadKind, Death, Message, Removed, Replay, Replayed};
+pub use self::message::{DeadKind, Death, MAX_BODY, MAX_ID, MAX_NAME, Message, Removed, Replay, Replayed};
 use crate::config::{self, Settings};
 use crate::event::WorkerName;
 

@@ -19,6 +19,7 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{fmt, registry};
 
 use crate::config::{ConfigError, Log, LogFormat};
+use crate::display::Spelt;
 
 /// Why there are no logs.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +38,18 @@ pub enum InitError {
 /// The filter cannot be read, or this was called before.
 pub fn init(log: &Log) -> Result<(), InitError> {
     let is_terminal = io::stderr().is_terminal();
+    let is_text = log.format == LogFormat::Text || (log.format == LogFormat::Auto && is_terminal);
     let wanted = registry().with(filter(&log.filter)?);
     let lines = fmt::layer()
         .with_ansi(is_terminal)
         // Told on standard error, which is just what cannot be written to: that would be a panic in whoever logs.
         .log_internal_errors(false)
-        .with_writer(io::stderr);
-    match log.format {
-        LogFormat::Auto if is_terminal => wanted.with(lines).try_init()?,
-        LogFormat::Text => wanted.with(lines).try_init()?,
-        LogFormat::Auto | LogFormat::Json => wanted.with(lines.json().flatten_event(true)).try_init()?,
+        // What others wrote is in them. Text on a terminal is in colours, and takes others' orders for those out by itself.
+        .with_writer(move || Spelt::new(io::stderr(), is_terminal && is_text));
+    if is_text {
+        wanted.with(lines).try_init()?;
+    } else {
+        wanted.with(lines.json().flatten_event(true)).try_init()?;
     }
     Ok(())
 }

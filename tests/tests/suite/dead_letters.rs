@@ -13,7 +13,7 @@ use chrono::{TimeDelta, Utc};
 use rollcall_ops::standin::{Recording, StandIn};
 use rollcall_shared::store::entity::{
     dead_letter as letter, dead_letter_change as change, dead_letter_failure as failure,
-    live_session_recording as recording,
+    live_session_interval as interval, live_session_recording as recording,
 };
 use rollcall_tests::installation::{Folder, Installation, Process};
 use rollcall_tests::joins::{intervals, join, join_of_nobody};
@@ -41,6 +41,8 @@ rollcall_tests::on_both_back_ends!(
     an_editor_is_given_the_body_and_its_mistakes_are_kept,
     letters_travel_with_their_history,
     a_line_that_is_wrong_is_named_and_what_is_before_it_is_kept,
+    what_no_queue_takes_is_named_and_the_rest_is_sent,
+    an_edit_keeps_the_kind_of_a_value_and_what_would_die_is_not_sent,
     killed_half_way_and_run_again_each_is_applied_once,
     interrupted_it_says_where_it_stands,
     what_a_colleague_drops_meanwhile_is_not_sent,
@@ -49,6 +51,7 @@ rollcall_tests::on_both_back_ends!(
     who_waits_for_a_worker_that_does_not_run_is_told,
     a_reader_that_goes_away_is_no_error,
     what_others_have_written_gives_the_terminal_no_orders,
+    what_others_have_written_gives_no_orders_in_a_log,
 );
 
 /// A command that has ended.
@@ -183,7 +186,8 @@ async fn what_died_is_found_mended_sent_back_and_applied(installation: Installat
     assert_eq!(groups["groups"][0]["example"]["error"], "participant_joined has no participant");
 
     let participant = r#"/participant={"sid":"PA_7","identity":"seven","joined_at":"1790000000"}"#;
-    let ran = dlq(&installation, &["edit", id, "--set", participant, "--as", "sara", "--reason", "it was Seven"]).await;
+    let ran =
+        dlq(&installation, &["edit", id, "--set-json", participant, "--as", "sara", "--reason", "it was Seven"]).await;
     assert!(ran.is_well && ran.log.is_empty(), "{}", ran.log);
     assert_eq!(row(&installation, ids[0]).await.user_id.as_deref(), Some("seven"));
 
@@ -379,7 +383,7 @@ async fn an_edit_keeps_the_original_and_says_what_it_changed(installation: Insta
     let edit = ["edit", id, "--as", "sara"];
     let edited = json_of(&installation, &[&edit[..], &["--set", "/room/room_id=algebra"]].concat()).await;
     assert_eq!(edited["differences"], json!([r#"/room/room_id "class" → "algebra""#]));
-    json_of(&installation, &[&edit[..], &["--set", "/participant/note={\"a\": 1}"]].concat()).await;
+    json_of(&installation, &[&edit[..], &["--set-json", "/participant/note={\"a\": 1}"]].concat()).await;
     let row_now = row(&installation, ids[0]).await;
     assert_eq!(row_now.room_id.as_deref(), Some("algebra"));
     assert_eq!(row_now.original_body.as_ref(), Some(&original));
@@ -468,7 +472,7 @@ async fn letters_travel_with_their_history(installation: Installation) {
     let mut bytes: letter::ActiveModel = row(&installation, ids[1]).await.into();
     bytes.body = Set(vec![0xff, 0, b'{']);
     letter::Entity::update(bytes).exec(&installation.db).await.unwrap();
-    json_of(&installation, &["edit", &ids[0].to_string(), "--set", "/participant={}", "--as", "sara"]).await;
+    json_of(&installation, &["edit", &ids[0].to_string(), "--set-json", "/participant={}", "--as", "sara"]).await;
 
     let exported = json_of(&installation, &["export", "dead.jsonl", "--state", "all"]).await;
     assert_eq!(exported["exported"], 601);
@@ -482,9 +486,9 @@ async fn letters_travel_with_their_history(installation: Installation) {
     let dry = json_of(&elsewhere, &["import", "dead.jsonl", "--dry-run"]).await;
     assert_eq!((&dry["would_import"], in_state(&elsewhere, "dead").await), (&json!(601), 0));
     let imported = json_of(&elsewhere, &["import", "dead.jsonl", "--as", "omid", "--reason", "moved"]).await;
-    assert_eq!(imported, json!({"imported": 601, "known": 0}));
+    assert_eq!(imported, json!({"imported": 601, "known": 0, "erased": 0}));
     let again = json_of(&elsewhere, &["import", "dead.jsonl"]).await;
-    assert_eq!(again, json!({"imported": 0, "known": 601}));
+    assert_eq!(again, json!({"imported": 0, "known": 601, "erased": 0}));
 
     let known = letter::Entity::find().order_by_asc(letter::Column::Id).all(&installation.db).await.unwrap();
     let taken = letter::Entity::find().order_by_asc(letter::Column::Id).all(&elsewhere.db).await.unwrap();
@@ -510,12 +514,31 @@ async fn a_line_that_is_wrong_is_named_and_what_is_before_it_is_kept(installatio
         line.to_string()
     };
     let new = other("error", json!("with a NUL \0 in it"));
+    let failure = json!({"failed_at": "2026-11-26T09:00:00Z", "replay": 0, "kind": "permanent", "cause": "other", "error": "x",
+                         "attempts": 1, "host": null});
     for (wrong, error) in [
         ("not JSON".to_owned(), "line 2: it is no exported dead letter"),
         (other("format", json!(2)), "line 2: it is of format 2, and this Rollcall reads format 1"),
         (other("worker", json!("cleaning")), "line 2: its worker is \"cleaning\""),
         (other("message_id", json!("x")), "line 2: its message_id is \"x\""),
         (other("kind", json!("bad")), "line 2: its kind is \"bad\""),
+        (other("state", json!("asleep")), "line 2: its state is \"asleep\""),
+        (other("source", json!("A.b")), "line 2: its source is \"A.b\": it has to be the name of a server"),
+        (other("event", json!("e".repeat(300))), "… (300 bytes): it has to be 120 bytes at most"),
+        (other("room_id", json!("r".repeat(5_000_000))), "… (5000000 bytes): it has to be 1000 bytes at most"),
+        (other("event_id", json!("i".repeat(200_000))), "line 2: its event_id is"),
+        (other("user_id", json!("u".repeat(200_000))), "line 2: its user_id is"),
+        (other("cause", json!("c".repeat(100_000))), "line 2: its cause is"),
+        (other("error", json!("c".repeat(100_000))), "line 2: its error is"),
+        (other("body", json!("x".repeat(1_048_577))), "line 2: its body is \"1048577 bytes long\""),
+        (other("original_body", json!("x".repeat(1_048_577))), "line 2: its original_body is"),
+        (other("original_body_base64", json!("!")), "line 2: its original_body_base64 is \"!\""),
+        (other("replays", json!(2_147_483_647)), "line 2: its replays is \"2147483647\""),
+        (other("replays", json!(-1)), "line 2: its replays is \"-1\""),
+        (other("attempts", json!(-7)), "line 2: its attempts is \"-7\""),
+        (other("received_at", json!("+262142-01-01T00:00:00Z")), "line 2: its received_at is"),
+        (other("last_failed_at", json!("1066-10-14T00:00:00Z")), "line 2: its last_failed_at is"),
+        (other("failures", json!([failure.clone(), failure])), "line 2: its failed_at is"),
         (other("surprise", json!(1)), "line 2: it is no exported dead letter: unknown field `surprise`"),
     ] {
         std::fs::write(installation.directory.join("wrong.jsonl"), format!("{new}\n{wrong}\n")).unwrap();
@@ -523,6 +546,93 @@ async fn a_line_that_is_wrong_is_named_and_what_is_before_it_is_kept(installatio
     }
     let rows = letter::Entity::find().order_by_asc(letter::Column::Id).all(&installation.db).await.unwrap();
     assert_eq!((rows.len(), rows[3].error.as_str()), (4, "with a NUL  in it"));
+}
+
+/// Whoever has written them into the table: an import of an older version, or somebody with SQL.
+async fn what_no_queue_takes_is_named_and_the_rest_is_sent(installation: Installation) {
+    let ids = insert(&installation, &joins(8)).await;
+    let change = async |id: i64, change: letter::ActiveModel| {
+        let change = letter::ActiveModel { id: Set(id), ..change };
+        letter::Entity::update(change).exec(&installation.db).await.unwrap();
+    };
+    let long = |length: usize| "x".repeat(length);
+    change(ids[0], letter::ActiveModel { event: Set(long(300)), ..Default::default() }).await;
+    change(ids[1], letter::ActiveModel { source: Set("A.b".into()), ..Default::default() }).await;
+    change(ids[2], letter::ActiveModel { replays: Set(i32::MAX), ..Default::default() }).await;
+    change(ids[3], letter::ActiveModel { body: Set(vec![b' '; (16 << 20) + 1]), ..Default::default() }).await;
+    // What stands beside a body and is too long does not travel: the body has it.
+    let (room_id, event_id) = (Set(Some(long(5_000_000))), Set(Some(long(200_000))));
+    change(ids[4], letter::ActiveModel { room_id, event_id, ..Default::default() }).await;
+    let traceparent = Set(Some(long(200_000)));
+    change(ids[5], letter::ActiveModel { traceparent, ..Default::default() }).await;
+
+    let ran = dlq(&installation, &["replay", "--all", "--json"]).await;
+    assert!(!ran.is_well, "{}", ran.output);
+    let report = ran.json();
+    let impossible: Vec<_> = report["impossible"].as_array().unwrap().iter().map(|one| one["id"].clone()).collect();
+    assert_eq!(
+        (&report["sent"], impossible, &report["error"]),
+        (&json!(4), json!(ids[..4]).as_array().unwrap().clone(), &json!(null))
+    );
+    let named = dlq(&installation, &["replay", "--all"]).await;
+    for (id, why) in [
+        (ids[0], "its event is \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"… (300 bytes)"),
+        (ids[1], "its source is \"A.b\""),
+        (ids[2], "its replays is \"2147483647\""),
+        (ids[3], "its body is \"16777217 bytes long\""),
+    ] {
+        named.failed_with(&format!("not sent: {id}: {why}"));
+    }
+    let worker = installation.worker("attendance").await;
+    eventually(LIMIT, || async {
+        let applied = in_state(&installation, "applied").await;
+        if applied == 4 { Ok(()) } else { Err(format!("{applied} are applied")) }
+    })
+    .await;
+    assert_eq!((intervals(&installation).await, in_state(&installation, "dead").await), (4, 4));
+    worker.stop().await;
+}
+
+async fn an_edit_keeps_the_kind_of_a_value_and_what_would_die_is_not_sent(installation: Installation) {
+    let ids = insert(&installation, &joins(2)).await;
+    let id = &ids[0].to_string();
+    let value = async |pointer: &str| {
+        let body: Value = serde_json::from_slice(&row(&installation, ids[0]).await.body).unwrap();
+        body.pointer(pointer).unwrap().clone()
+    };
+    for number in ["4711", "true", "1e5", "null"] {
+        json_of(&installation, &["edit", id, "--set", &format!("/participant/identity={number}")]).await;
+        assert_eq!(value("/participant/identity").await, json!(number));
+    }
+    json_of(&installation, &["edit", id, "--set", "/room/room_id=101", "--set", "/participant/identity=4711"]).await;
+
+    // A number where an id is: said at once, and not sent, by whichever way.
+    let wrong = dlq(&installation, &["edit", id, "--set-json", "/room/sid=17", "--replay"]).await;
+    wrong.failed_with("the worker attendance will not understand this body");
+    wrong.failed_with("it is edited, and not sent: it would die again");
+    assert_eq!(value("/room/sid").await, json!(17));
+    dlq(&installation, &["replay", id]).await.failed_with(&format!("not sent: {id}: it was edited"));
+    assert_eq!(
+        (row(&installation, ids[0]).await.state.as_str(), broker::depths(&installation).await.unwrap().len()),
+        ("dead", 0)
+    );
+    // Longer than the ingress takes one; and ids that are longer than they may travel are no columns.
+    let long = format!("EDITOR=sed -i s/user-1/{}/", "n".repeat(100_000));
+    let other = &ids[1].to_string();
+    let ran = ended(begin(&installation, &["VISUAL=", &long], &["edit", other])).await;
+    assert!(ran.is_well, "{}", ran.log);
+    assert_eq!(row(&installation, ids[1]).await.user_id, None);
+    let grow = r#"EDITOR=perl -pi -e 's/PA_/"x" x 1_100_000/e'"#;
+    let ran = ended(begin(&installation, &["VISUAL=", grow], &["edit", other])).await;
+    ran.failed_with("the edited body cannot be: its body is");
+
+    json_of(&installation, &["edit", id, "--set-json", "/room/sid=\"S\""]).await;
+    let worker = installation.worker("attendance").await;
+    let applied = json_of(&installation, &["replay", id, "--wait"]).await;
+    assert_eq!(applied["result"]["applied"], 1);
+    let joined = interval::Entity::find().one(&installation.db).await.unwrap().unwrap();
+    assert_eq!(joined.user_id, "4711");
+    worker.stop().await;
 }
 
 async fn killed_half_way_and_run_again_each_is_applied_once(installation: Installation) {
@@ -682,23 +792,65 @@ async fn a_reader_that_goes_away_is_no_error(installation: Installation) {
     }
 }
 
+/// What a terminal takes for an order, and marks that turn the direction of writing around, end a line, or hide.
+fn is_order(character: char) -> bool {
+    let marks = [
+        '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2028}', '\u{2029}', '\u{2066}', '\u{2069}',
+        '\u{feff}',
+    ];
+    (character.is_control() && character != '\n') || marks.contains(&character)
+}
+
 async fn what_others_have_written_gives_the_terminal_no_orders(installation: Installation) {
-    let event = json!({"event": "room_started", "room": {"room_id": "a\u{1b}[2Jb"}, "\u{1b}[31mkey": "\u{9b}2J"});
-    let id = &insert(&installation, &[("rooms", "bad\u{1b}]0;x\u{7}", event)]).await[0].to_string();
+    let nasty = "a\u{1b}[2Jb\u{9b}2J\u{7f}\u{85}\u{202e}gpj.exe\u{2028}\u{2066}\u{200f}\u{61c}\u{feff}";
+    let event = json!({"event": "room_started", "room": {"room_id": nasty}, "\u{1b}[31mkey": nasty});
+    let cause = "bad\u{1b}]0;x\u{7}\u{202e}";
+    let id = &insert(&installation, &[("rooms", cause, event)]).await[0].to_string();
+    let key = format!("/room/room_id={nasty}");
     for command in [
         &["list"][..],
         &["groups"],
         &["show", id],
         &["replay", "--all", "--dry-run"],
         &["list", "--json"],
-        &["edit", id, "--set", "/\u{1b}[31mkey=5", "--set", "/room/room_id=\u{9b}"],
+        &["groups", "--json"],
+        &["edit", id, "--set", "/\u{1b}[31mkey=5", "--set", "/room/room_id=\u{9b}\u{202e}"],
+        &["edit", id, "--set", &key],
         &["show", id],
         &["show", id, "--json"],
+        &["export"],
         &["note", "4711\u{1b}[2J", "x"],
     ] {
         let ran = dlq(&installation, command).await;
-        let order = |character: char| character.is_control() && character != '\n';
-        assert!(!ran.output.contains(order) && !ran.log.contains(order), "{command:?}: {:?}{:?}", ran.output, ran.log);
+        assert!(
+            !ran.output.contains(is_order) && !ran.log.contains(is_order),
+            "{command:?}: {:?}{:?}",
+            ran.output,
+            ran.log
+        );
+    }
+    // A program has it all the same.
+    let shown = json_of(&installation, &["show", id]).await;
+    assert_eq!((&shown["room_id"], &shown["cause"]), (&json!(nasty), &json!(cause)));
+    for command in ["status", "doctor"] {
+        let ran = ended(installation.spawn("rollcall", &[command])).await;
+        assert!(!ran.output.contains(is_order) && !ran.log.contains(is_order), "{command}: {:?}", ran.output);
+    }
+}
+
+async fn what_others_have_written_gives_no_orders_in_a_log(installation: Installation) {
+    let mut body = join_of_nobody("class", 0);
+    body["room"]["room_id"] = "a\u{9b}2J\u{7f}\u{202e}gpj\u{2028}\u{2066}b".into();
+    let (_, workers) = die(&installation, &[body.clone()]).await;
+    for worker in workers {
+        let log = worker.log();
+        assert!(!log.contains(is_order), "{log:?}");
+        let mut events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        // The one that buried it says of which room it was.
+        if log.contains("an event is dead") {
+            assert!(events.any(|event| event["room_id"] == body["room"]["room_id"]), "{log}");
+        }
+        worker.stop().await;
     }
 }
 

@@ -134,7 +134,7 @@ async fn where_all_is_well_every_line_says_so(mut installation: Installation) {
         [
             &["settings", "files"],
             of_queue,
-            &["database", "dead letters", "storage", "ffprobe", "ffmpeg"],
+            &["database", "dead letters", "keeping", "storage", "ffprobe", "ffmpeg"],
             servers.as_slice()
         ]
         .concat()

@@ -9,7 +9,7 @@ use chrono::Utc;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use rollcall_shared::dead_letters::{self, Purge};
+use rollcall_shared::dead_letters::{self, Purge, State};
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::queue::{Drained, Message, Queue, Replay};
 use rollcall_shared::store::entity::{
@@ -550,7 +550,9 @@ async fn what_is_being_restored_is_not_removed() {
     };
     restored.update(&tx).await.unwrap();
     let db = school.installation.db.clone();
-    let pruning = tokio::spawn(async move { dead_letters::prune(&db, Utc::now() - chrono::TimeDelta::days(90)).await });
+    let pruning = tokio::spawn(async move {
+        dead_letters::prune(&db, &[State::Applied, State::Dropped], Utc::now() - chrono::TimeDelta::days(90)).await
+    });
     // It waits for the row.
     eventually(LIMIT, || async {
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";

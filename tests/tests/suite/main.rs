@@ -13,6 +13,7 @@ mod database_faults;
 mod dead_letters;
 mod doctor;
 mod dying;
+mod erasure;
 mod faults;
 mod gigabyte;
 mod idle;

@@ -195,7 +195,7 @@ async fn a_message_comes_back_with_every_field_as_it_went(installation: Installa
     let full = Message {
         event_id: Some(odd.into()),
         event: "participant_left".into(),
-        room_id: Some(odd.repeat(50)),
+        room_id: Some(odd.repeat(20)),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         attempt: 7,
         first_failed_at: Some(now() - chrono::TimeDelta::days(400)),

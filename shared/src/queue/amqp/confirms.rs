@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::broker::{Backoff, Broker, DONE};
+use super::properties::short;
 use super::silence::{Destination, Silences};
 use super::topology::{Retries, Topology};
 use crate::queue::{PublishError, QueueError};
@@ -131,8 +132,8 @@ impl Confirms {
             let (outcome, published) = oneshot::channel();
             let kib = u32::try_from(body.len() / 1024 + 1).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT_KIB as u32);
             let publishing = Publishing {
-                exchange: exchange.into(),
-                routing_key: routing_key.into(),
+                exchange: short(exchange),
+                routing_key: short(routing_key),
                 properties: properties(),
                 body: body.clone(),
                 outcome,

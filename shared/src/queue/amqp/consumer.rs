@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection};
+use lapin::{Channel, Connection};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -156,12 +156,11 @@ impl Moves {
     }
 
     async fn publish(&self, queue: &str, message: &Message, destination: &Destination) -> Result<(), PublishError> {
-        let properties = || -> BasicProperties {
-            match destination {
-                Destination::Dead(death) => message.dead_properties(death),
-                _ => message.properties(),
-            }
+        let death = match destination {
+            Destination::Dead(death) => Some(death),
+            _ => None,
         };
+        let properties = || message.properties(death);
         // For as long as the connection lasts: publishing again while the first is under way makes two of one.
         self.confirms.publish(&self.topology.moves(), queue, &message.body, properties).await
     }

@@ -2,17 +2,17 @@
 
 use chrono::{DateTime, Utc};
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::queue::message::POISON;
 use crate::queue::message::header::{
     ATTEMPT, DEAD_CAUSE, DEAD_KIND, DEAD_LETTER_ID, EVENT_ID, FIRST_FAILED_AT, HOST, LAST_ERROR, LAST_FAILED_AT,
     RECEIVED_AT, REPLAY, ROOM_ID, SOURCE, TRACEPARENT,
 };
-use crate::queue::{DeadKind, Death, Message, Replay};
+use crate::queue::message::{POISON, cut};
+use crate::queue::{DeadKind, Death, MAX_NAME, Message, Replay};
 
 /// Persistent, of AMQP's two delivery modes.
 const PERSISTENT: u8 = 2;
@@ -20,48 +20,45 @@ const PERSISTENT: u8 = 2;
 const X_DEATH: &str = "x-death";
 
 impl Message {
-    pub(super) fn properties(&self) -> BasicProperties {
+    /// As properties, of what is dead with why, when last, and where. They fit the smallest frame that AMQP lets a broker have.
+    pub(super) fn properties(&self, death: Option<&Death>) -> BasicProperties {
+        let message = self.clone().bounded();
         let mut headers = FieldTable::default();
-        text(&mut headers, SOURCE, &self.source);
-        time(&mut headers, RECEIVED_AT, self.received_at);
+        text(&mut headers, SOURCE, &message.source);
+        time(&mut headers, RECEIVED_AT, message.received_at);
         let optional = [
-            (EVENT_ID, &self.event_id),
-            (ROOM_ID, &self.room_id),
-            (TRACEPARENT, &self.traceparent),
-            (LAST_ERROR, &self.last_error),
+            (EVENT_ID, &message.event_id),
+            (ROOM_ID, &message.room_id),
+            (TRACEPARENT, &message.traceparent),
+            (LAST_ERROR, &message.last_error),
         ];
         for (name, value) in optional {
             if let Some(value) = value {
                 text(&mut headers, name, value);
             }
         }
-        if self.attempt > 0 {
-            headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(self.attempt.into()));
+        if message.attempt > 0 {
+            headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(message.attempt.into()));
         }
-        if let Some(at) = self.first_failed_at {
+        if let Some(at) = message.first_failed_at {
             time(&mut headers, FIRST_FAILED_AT, at);
         }
-        if let Some(Replay { dead_letter_id, number }) = self.replay {
+        if let Some(Replay { dead_letter_id, number }) = message.replay {
             headers.insert(DEAD_LETTER_ID.into(), AMQPValue::LongLongInt(dead_letter_id));
             headers.insert(REPLAY.into(), AMQPValue::LongLongInt(number.into()));
+        }
+        if let Some(death) = death {
+            text(&mut headers, DEAD_KIND, death.kind.as_str());
+            text(&mut headers, DEAD_CAUSE, cut(&death.cause, MAX_NAME));
+            text(&mut headers, HOST, cut(&death.host, MAX_NAME));
+            time(&mut headers, LAST_FAILED_AT, death.at);
         }
         BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into())
-            .with_message_id(self.id.to_string().into())
-            .with_type(self.event.as_str().into())
+            .with_message_id(message.id.to_string().into())
+            .with_type(short(&message.event))
             .with_headers(headers)
-    }
-
-    /// What a dead letter carries besides: why, when last, and where.
-    pub(super) fn dead_properties(&self, death: &Death) -> BasicProperties {
-        let properties = self.properties();
-        let mut headers = properties.headers().clone().unwrap_or_default();
-        text(&mut headers, DEAD_KIND, death.kind.as_str());
-        text(&mut headers, DEAD_CAUSE, &death.cause);
-        text(&mut headers, HOST, &death.host);
-        time(&mut headers, LAST_FAILED_AT, death.at);
-        properties.with_headers(headers)
     }
 
     /// Reads a message as the broker gives it. Nothing is refused: what somebody else has put into a queue of ours gets
@@ -83,6 +80,7 @@ impl Message {
             replay: read_replay(&headers),
             body: body.into(),
         }
+        .bounded()
     }
 }
 
@@ -158,6 +156,12 @@ pub(super) fn delivery_count(properties: &BasicProperties) -> i64 {
     headers.and_then(|headers| read_integer(headers, "x-delivery-count")).unwrap_or_default()
 }
 
+/// A text as AMQP's short strings, such as routing keys, are: one that is too long for one is as good as none, and what has none
+/// is kept with what nobody wants.
+pub(super) fn short(text: &str) -> ShortString {
+    ShortString::try_new(text).unwrap_or_default()
+}
+
 fn text(headers: &mut FieldTable, name: &str, value: &str) {
     headers.insert(name.into(), AMQPValue::LongString(value.into()));
 }
@@ -195,17 +199,20 @@ fn read_time(headers: &FieldTable, name: &str) -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use lapin::protocol::constants::FRAME_MIN_SIZE;
 
     use super::*;
+    use crate::queue::MAX_ID;
+    use crate::queue::message::MAX_ERROR;
 
     #[test]
     fn a_message_comes_back_as_it_went() {
         let mut message = Message::new("main", "room_started", Bytes::from_static(b"{}"));
         message.received_at = DateTime::from_timestamp_millis(1_800_000_000_123).unwrap();
-        assert_eq!(Message::read(&message.properties(), b"{}".to_vec()), message);
+        assert_eq!(Message::read(&message.properties(None), b"{}".to_vec()), message);
 
         message.event_id = Some("EV_1".into());
-        message.room_id = Some("روم".repeat(200));
+        message.room_id = Some("روم".repeat(150));
         message.traceparent = Some("00-1-2-01".into());
         let mut failed = message.failed(&"é".repeat(4_000)).failed("again");
         failed.first_failed_at = DateTime::from_timestamp_millis(1_800_000_001_000);
@@ -216,13 +223,59 @@ mod tests {
             host: "host".into(),
             at: DateTime::from_timestamp_millis(1_800_000_002_345).unwrap(),
         };
-        let properties = failed.dead_properties(&death);
+        let properties = failed.properties(Some(&death));
         let read = Message::read(&properties, b"{}".to_vec());
         assert_eq!(read, failed);
         assert_eq!((read.attempt, read.last_error.as_deref()), (2, Some("again")));
         assert_eq!(read_death(&properties), Some(death));
         assert_eq!(headers(&properties)["rollcall-dead-letter-id"], 7);
-        assert_eq!(read_death(&failed.properties()), None);
+        assert_eq!(read_death(&failed.properties(None)), None);
+    }
+
+    #[test]
+    fn whatever_is_said_of_a_message_fits_the_smallest_frame_and_no_text_is_too_long() {
+        let death = |length| Death {
+            kind: DeadKind::Exhausted,
+            cause: "c".repeat(length),
+            host: "h".repeat(length),
+            at: DateTime::<Utc>::MAX_UTC,
+        };
+        let of_length = |name: usize, id: usize| Message {
+            event_id: Some("i".repeat(id)),
+            room_id: Some("r".repeat(id)),
+            traceparent: Some("t".repeat(name)),
+            attempt: u32::MAX,
+            replay: Some(Replay { dead_letter_id: i64::MAX, number: i32::MAX }),
+            ..Message::new(&"s".repeat(name), &"e".repeat(name), Bytes::from_static(b"{}"))
+        };
+        let longest = of_length(MAX_NAME, MAX_ID).failed(&"x".repeat(100_000));
+        let properties = longest.properties(Some(&death(100_000)));
+        assert!(size_in_frame(&properties) <= FRAME_MIN_SIZE as usize, "{}", size_in_frame(&properties));
+        let read = Message::read(&properties, b"{}".to_vec());
+        assert_eq!((&read.event, &read.source, read.attempt), (&longest.event, &longest.source, u32::MAX));
+        assert_eq!((&read.event_id, &read.room_id), (&longest.event_id, &longest.room_id));
+        assert_eq!(read.last_error.map(|error| error.len()), Some(MAX_ERROR));
+
+        let mut too_long = of_length(100_000, 5_000_000);
+        too_long.last_error = Some("é".repeat(100_000));
+        let properties = too_long.properties(Some(&death(100_000)));
+        assert!(size_in_frame(&properties) <= FRAME_MIN_SIZE as usize, "{}", size_in_frame(&properties));
+        let read = Message::read(&properties, b"{}".to_vec());
+        assert_eq!((read.source.as_str(), read.event.as_str(), read.event_id, read.room_id), ("", "", None, None));
+        assert_eq!(short(&"k".repeat(256)).as_str(), "");
+    }
+
+    /// As AMQP writes them: a frame's head and end, the class, weight and length of the body, which properties there are; then
+    /// each.
+    fn size_in_frame(properties: &BasicProperties) -> usize {
+        let text = |text: &Option<ShortString>| text.as_ref().map_or(0, |text| 1 + text.as_str().len());
+        let header = |(name, value): (&ShortString, &AMQPValue)| match value {
+            AMQPValue::LongString(text) => 1 + name.as_str().len() + 1 + 4 + text.as_bytes().len(),
+            _ => 1 + name.as_str().len() + 1 + 8,
+        };
+        let headers: usize = properties.headers().as_ref().unwrap().inner().iter().map(header).sum();
+        let texts = [properties.content_type(), properties.message_id(), properties.kind()].map(text);
+        7 + 1 + 12 + 2 + 4 + headers + 1 + texts.iter().sum::<usize>()
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Publisher {
 
     async fn publish_to(&self, exchange: &str, routing_key: &str, message: &Message) -> Result<(), PublishError> {
         let session = self.session.borrow().clone().ok_or_else(|| lost("there is none"))?;
-        session.publish(exchange, routing_key, &message.body, || message.properties()).await
+        session.publish(exchange, routing_key, &message.body, || message.properties(None)).await
     }
 
     /// Why nothing can be published now.

@@ -428,7 +428,8 @@ impl FromRow<'_, SqliteRow> for Stored {
                 last_error: row.try_get("last_error")?,
                 replay: replay(row)?,
                 body: Bytes::copy_from_slice(body),
-            },
+            }
+            .bounded(),
         })
     }
 }

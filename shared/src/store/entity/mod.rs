@@ -8,6 +8,8 @@ pub mod course_staff;
 pub mod dead_letter;
 pub mod dead_letter_change;
 pub mod dead_letter_failure;
+pub mod erased_person;
+pub mod erasure_salt;
 pub mod live_session_interval;
 pub mod live_session_recording;
 pub mod live_session_start;

@@ -1,0 +1,165 @@
+//! Which columns of which tables may hold something of a person of a class: every table and every column is here, and a test
+//! compares it with the schema. Whoever adds one decides, and [`erase`](super::erase) follows.
+
+/// A table, with all of its columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// What it is called.
+    pub name: &'static str,
+    /// May hold a person's id or name, or text that has them in it.
+    pub personal: &'static [&'static str],
+    /// Holds neither. Who operates Rollcall (`…_by`) is not meant.
+    pub others: &'static [&'static str],
+}
+
+/// Every table.
+pub const TABLES: [Table; 15] = [
+    Table { name: "course", personal: &[], others: &["id", "slug", "title"] },
+    Table { name: "course_staff", personal: &["user_id"], others: &["course_id"] },
+    Table {
+        name: "course_live_session",
+        personal: &[],
+        others: &[
+            "id",
+            "source",
+            "room_id",
+            "room_sid",
+            "parent_room_id",
+            "course_id",
+            "subject",
+            "subject_at",
+            "started_at",
+            "ended_at",
+            "created_at",
+            "updated_at",
+        ],
+    },
+    Table { name: "live_session_start", personal: &[], others: &["session_id", "started_at"] },
+    Table {
+        name: "live_session_user",
+        personal: &["user_id", "name"],
+        others: &[
+            "id",
+            "session_id",
+            "name_at",
+            "said_admin",
+            "role",
+            "entered_at",
+            "exited_at",
+            "is_online",
+            "total_seconds",
+            "join_count",
+            "created_at",
+            "updated_at",
+        ],
+    },
+    Table {
+        name: "live_session_interval",
+        // The server's logs have the connection's id beside the person's.
+        personal: &["user_id", "participant_sid"],
+        others: &["id", "session_id", "joined_at", "joined_at_ms", "left_at", "disconnect_reason"],
+    },
+    // Its file shows and has the voices of whoever was there: which recordings those are is told, and left to whoever decides.
+    Table {
+        name: "live_session_recording",
+        personal: &[],
+        others: &[
+            "id",
+            "session_id",
+            "source",
+            "record_id",
+            "title",
+            "recording_type",
+            "status",
+            "file_key",
+            "file_name",
+            "file_size",
+            "sha256",
+            "duration_seconds",
+            "width",
+            "height",
+            "video_codec",
+            "thumbnail_key",
+            "recorded_at",
+            "error",
+            "created_at",
+            "updated_at",
+        ],
+    },
+    Table {
+        name: "recording_lease",
+        personal: &[],
+        others: &[
+            "recording_id",
+            "holder",
+            "expires_at",
+            "length_seconds",
+            "deaths",
+            "failure",
+            "failure_is_permanent",
+            "failure_cause",
+        ],
+    },
+    Table {
+        name: "dead_letter",
+        personal: &["user_id", "error", "body", "original_body"],
+        others: &[
+            "id",
+            "message_id",
+            "worker",
+            "event",
+            "event_id",
+            "source",
+            "room_id",
+            "traceparent",
+            "received_at",
+            "state",
+            "kind",
+            "cause",
+            "attempts",
+            "host",
+            "first_failed_at",
+            "last_failed_at",
+            "replays",
+            "replayed_at",
+            "replayed_by",
+            "replay_run",
+            "applied_at",
+            "created_at",
+            "updated_at",
+            "headers",
+        ],
+    },
+    Table {
+        name: "dead_letter_failure",
+        personal: &["error"],
+        others: &["dead_letter_id", "failed_at", "replay", "kind", "cause", "attempts", "host"],
+    },
+    Table {
+        name: "dead_letter_change",
+        // What an edit has changed.
+        personal: &["reason"],
+        others: &["id", "dead_letter_id", "changed_at", "changed_by", "change"],
+    },
+    Table {
+        name: "worker_process",
+        personal: &[],
+        others: &[
+            "id",
+            "worker",
+            "host",
+            "pid",
+            "version",
+            "state",
+            "started_at",
+            "seen_at",
+            "in_flight",
+            "settled",
+            "rate",
+            "oldest_received_at",
+        ],
+    },
+    Table { name: "worker_pause", personal: &[], others: &["worker", "paused_at", "paused_by", "reason"] },
+    Table { name: "erased_person", personal: &[], others: &["hash", "erased_at", "erased_by", "reason"] },
+    Table { name: "erasure_salt", personal: &[], others: &["salt"] },
+];
