@@ -200,9 +200,18 @@ pub struct Recordings {
     pub ffmpeg: PathBuf,
     /// The `ffprobe` program.
     pub ffprobe: PathBuf,
-    /// How long either may take for one recording.
+    /// How long either may take for one recording; half of it of processor time.
     #[serde(deserialize_with = "duration")]
     pub ffmpeg_timeout: Duration,
+    /// The longest recording that is fetched, in bytes.
+    pub max_bytes: u64,
+    /// How much stays free of the disks that recordings are fetched to and kept on, in bytes.
+    pub min_free_bytes: u64,
+    /// What a server has to give, in bytes a second, on an average of ten times `read_timeout`.
+    pub min_rate: u64,
+    /// Hosts that a download may be redirected to although they are in a private network.
+    #[serde(deserialize_with = "list")]
+    pub redirect_hosts: Vec<String>,
 }
 
 /// `[dead_letters]`
@@ -364,6 +373,13 @@ impl Default for Recordings {
             ffmpeg: "ffmpeg".into(),
             ffprobe: "ffprobe".into(),
             ffmpeg_timeout: Duration::from_mins(2),
+            // Two days of 720p.
+            max_bytes: 50 << 30,
+            // What a spool may need by default, and as much again.
+            min_free_bytes: 5 << 29,
+            // The dead of a server that drips, not the slow: 4.9 MB in five minutes.
+            min_rate: 16 << 10,
+            redirect_hosts: Vec::new(),
         }
     }
 }
@@ -638,7 +654,7 @@ impl Settings {
     }
 
     fn check_recordings(&self) -> Result<(), ConfigError> {
-        let Recordings { concurrency, hold, lease, read_timeout, ffmpeg_timeout, .. } = &self.recordings;
+        let Recordings { concurrency, hold, lease, read_timeout, ffmpeg_timeout, max_bytes, .. } = &self.recordings;
         check((1..=100).contains(concurrency), "recordings.concurrency", concurrency, "it is from 1 to 100")?;
         let longest = Duration::from_mins(10);
         check(
@@ -649,7 +665,8 @@ impl Settings {
         )?;
         check_time("recordings.read_timeout", *read_timeout, SECOND..=longest, "it is from 1s to 10m")?;
         let hour = Duration::from_hours(1);
-        check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")
+        check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")?;
+        check(*max_bytes > 0, "recordings.max_bytes", max_bytes, "it is 1 or more, in bytes")
     }
 
     fn check_servers(&self) -> Result<(), ConfigError> {
@@ -875,6 +892,7 @@ mod tests {
                 "setting recordings.read_timeout is \"0s\": it is from 1s",
             ),
             (&format!("{QUEUE}recordings.ffmpeg_timeout = '2h'"), "setting recordings.ffmpeg_timeout is \"2h\": it is"),
+            (&format!("{QUEUE}recordings.max_bytes = 0"), "setting recordings.max_bytes is \"0\": it is 1 or more"),
             (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
             (&format!("{QUEUE}[plugnmeet.\"A.b\"]\nurl='http://x'\napi_key='k'\napi_secret='hunter2'"), "A.b"),
             (&format!("{QUEUE}[plugnmeet.a]\nurl='ftp://u:hunter2@x'\napi_key='k'\napi_secret='s'"), "plugnmeet.a.url"),

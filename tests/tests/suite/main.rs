@@ -15,6 +15,7 @@ mod doctor;
 mod dying;
 mod faults;
 mod gigabyte;
+mod hostile_recordings;
 mod idle;
 mod many_dead_letters;
 mod migrations;

@@ -50,7 +50,7 @@ impl Server {
             api_secret: "hunter2".into(),
             previous_secret: None,
         };
-        api::Client::new(&settings, Duration::from_secs(5)).unwrap()
+        api::Client::new(&settings, Duration::from_secs(5), &[]).unwrap()
     }
 }
 

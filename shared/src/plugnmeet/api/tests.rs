@@ -91,7 +91,7 @@ fn client(url: Url) -> Client {
 
 fn client_with(url: Url, previous_secret: Option<SecretString>) -> Client {
     let server = config::PlugNMeet { url, api_key: "key".into(), api_secret: SECRET.into(), previous_secret };
-    Client::new(&server, Duration::from_secs(5)).unwrap()
+    Client::new(&server, Duration::from_secs(5), &[]).unwrap()
 }
 
 async fn whole(mut download: Download) -> Result<Vec<u8>, Error> {
