@@ -74,14 +74,14 @@ mod tests {
     fn a_server_is_measured_over_minutes() {
         let second = Duration::from_secs(1);
         // 1,000 a second, and none for minutes, over and over.
-        let mut pace_ = pace(1000);
+        let mut server = pace(1000);
         for _ in 0..3 {
-            pace_.add(300_000, second).unwrap();
-            (0..299).try_for_each(|_| pace_.add(0, second)).unwrap();
+            server.add(300_000, second).unwrap();
+            (0..299).try_for_each(|_| server.add(0, second)).unwrap();
         }
-        let mut pace_ = pace(1000);
-        (0..299).try_for_each(|_| pace_.add(999, second)).unwrap();
-        let error = pace_.add(999, second).unwrap_err();
+        let mut server = pace(1000);
+        (0..299).try_for_each(|_| server.add(999, second)).unwrap();
+        let error = server.add(999, second).unwrap_err();
         assert_eq!(error.to_string(), "only 299700 bytes came in 300s; recordings.min_rate says how many have to");
     }
 
