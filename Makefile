@@ -15,37 +15,37 @@ built := $(or $(CARGO_TARGET_DIR),target)
 # Where deploy/dev/trixie puts its Debian 13.
 trixie := $(CURDIR)/target/trixie
 
-.PHONY: help demo demo-on-servers test test-rabbitmq4 rabbitmq4 soak bench dist lint fmt clippy deny clean ready build
+.PHONY: help demo demo-on-servers test test-rabbitmq4 rabbitmq4 soak bench dist lint fmt clippy deny cargo-deny advisories clean ready build
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: cargo ## play a class through the whole pipeline, and say what came of it
 	@deploy/dev/install ffmpeg cc
-	cargo build --bin rollcall
+	cargo build --locked --bin rollcall
 	$(built)/debug/rollcall demo --dir target/demo
 
 demo-on-servers: ready ## the same on RabbitMQ and PostgreSQL
-	cargo build --workspace --bins
+	cargo build --locked --workspace --bins
 	$(with_services) sh -c 'exec $(built)/debug/rollcall demo --dir target/demo --queue "$$ROLLCALL_TEST_AMQP_URL" --database "$$ROLLCALL_TEST_POSTGRES_URL"'
 
 test: ready build ## run every test (the long fault runs are `make soak`)
-	$(with_services) cargo test --workspace
+	$(with_services) cargo test --locked --workspace
 
 test-rabbitmq4: rabbitmq4 ready build ## the same on Debian 13's RabbitMQ 4, in a chroot (as root)
-	ROLLCALL_DEV_RABBITMQ_ROOT=$(trixie) $(with_services) cargo test --workspace
+	ROLLCALL_DEV_RABBITMQ_ROOT=$(trixie) $(with_services) cargo test --locked --workspace
 
 rabbitmq4:
 	@deploy/dev/trixie rabbitmq-server >/dev/null
 
 soak: ready ## run the tests that take long, hours, on a release build (ROLLCALL_MODEL_MINUTES=5: less of the model)
 	deploy/dev/install curl
-	cargo build --release --workspace --bins
-	$(with_services) cargo test --release -p rollcall-tests -- --ignored --nocapture --test-threads=1
+	cargo build --locked --release --workspace --bins
+	$(with_services) cargo test --locked --release -p rollcall-tests -- --ignored --nocapture --test-threads=1
 
 bench: ready ## measure throughput and memory
 	deploy/dev/install curl time
-	cargo build --release --workspace
+	cargo build --locked --release --workspace
 	$(with_services) $(built)/release/rollcall-bench
 
 programs := rollcall rollcall-ingress rollcall-worker
@@ -67,20 +67,27 @@ fmt: cargo
 	cargo fmt --all --check
 
 clippy: ready
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+deny: cargo-deny
+	$(cargo_deny) --locked check --hide-inclusion-graph bans licenses sources
+
+# Not a part of `lint`: it changes without a change here, and needs the network.
+advisories: cargo-deny ## look whether anything is known against the dependencies
+	$(cargo_deny) --locked check --hide-inclusion-graph advisories
 
 # The one that is installed, or else one of our own.
-deny: ready
+cargo_deny := PATH="$$PATH:$$PWD/target/tools/bin" cargo deny
+cargo-deny: ready
 	@command -v cargo-deny >/dev/null || [[ -x target/tools/bin/cargo-deny ]] || \
 		cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root target/tools
-	PATH="$$PATH:$$PWD/target/tools/bin" cargo deny check --hide-inclusion-graph bans licenses sources
 
 clean: ## remove everything that was built
 	cargo clean
 
 # The tests spawn the programs from target/debug.
 build: ready
-	cargo build --workspace --bins
+	cargo build --locked --workspace --bins
 
 .PHONY: cargo
 cargo:

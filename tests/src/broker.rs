@@ -192,17 +192,19 @@ async fn dead_of_file(
     worker: &str,
 ) -> Result<Vec<(String, BTreeMap<String, String>)>, DbErr> {
     let file = file(installation).await?;
-    let headers = ["source", "attempt", "last_error", "first_failed_at", "last_failed_at", "dead_kind", "host"];
+    let columns =
+        ["source", "attempt", "last_error", "first_failed_at", "last_failed_at", "dead_kind", "cause", "host"];
     let statement = format!(
         "SELECT CAST(body AS TEXT), {} FROM message WHERE queue = '{worker}.dead' ORDER BY seq",
-        headers.map(|header| format!("CAST({header} AS TEXT)")).join(", ")
+        columns.map(|column| format!("CAST({column} AS TEXT)")).join(", ")
     );
     let mut dead = Vec::new();
     for row in file.query_all_raw(of_sqlite(&statement)).await? {
         let mut named = BTreeMap::new();
-        for (column, header) in (1..).zip(headers) {
-            if let Some(value) = row.try_get_by_index(column)? {
-                named.insert(format!("rollcall-{}", header.replace('_', "-")), value);
+        for (index, column) in (1..).zip(columns) {
+            let header = if column == "cause" { "dead-cause".to_owned() } else { column.replace('_', "-") };
+            if let Some(value) = row.try_get_by_index(index)? {
+                named.insert(format!("rollcall-{header}"), value);
             }
         }
         dead.push((row.try_get_by_index(0)?, named));

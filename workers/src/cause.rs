@@ -53,6 +53,7 @@ fn of_server(error: &api::Error) -> &'static str {
     match error {
         api::Error::Setup(_) => "plugnmeet-client",
         api::Error::Connection(_) => "plugnmeet-away",
+        api::Error::Redirect(_) => "redirect-refused",
         api::Error::Unreadable(_) | api::Error::Endless => "plugnmeet-answer",
         api::Error::Status { asked, status, .. } => match (asked, *status) {
             (_, StatusCode::TOO_MANY_REQUESTS) => "plugnmeet-busy",

@@ -8,16 +8,23 @@
 //!
 //! What goes wrong stands in the row's `error` while the event is tried again, and the row is `failed` when it is given up.
 //! That a recording kills the processes that fetch it is counted by its lease, and not by its delivery, which may be gone by then.
+//!
+//! The server and its files are not trusted with this machine: where a download may lead ([`redirects`](rollcall_shared::plugnmeet::redirects)),
+//! how long and how slow it may be ([`download`]), what of the disk it leaves to others ([`room`]), and what may be spent on
+//! looking at it ([`media`]) have limits. A full disk is waited for; what another limit ended is dead at once.
 
 mod archive;
 pub mod checkup;
 mod download;
 mod lease;
 mod media;
+mod pace;
+mod room;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -40,9 +47,9 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::archive::{Archive, WorkFile};
-use self::download::Fetched;
+use self::download::{Demands, Fetched};
 use self::lease::{Asked, Lease};
-use self::media::{Media, ToolError, Tools};
+use self::media::{Fault, Media, ToolError, Tools};
 use crate::cause::Told;
 use crate::sessions;
 use crate::transaction::{apply, in_time, transaction};
@@ -85,6 +92,9 @@ struct Archivist {
     unknown: UnknownSessions,
     tools: Tools,
     archive: Archive,
+    demands: Demands,
+    /// Whether recordings wait for room on the disk: so that it is told once.
+    waits_for_room: AtomicBool,
 }
 
 /// How a job ended.
@@ -95,6 +105,8 @@ enum End {
     Lost,
     /// This process is told to stop.
     Stopped,
+    /// There is no room on the disk: like this.
+    Full(Failure),
     /// It did not work.
     Failed(Failure),
 }
@@ -136,14 +148,14 @@ impl Recordings {
     /// # Errors
     /// The storage cannot be opened, or an HTTP client cannot be made.
     pub fn new(settings: &Settings, db: DatabaseConnection) -> anyhow::Result<Self> {
-        let config::Recordings { concurrency, hold, lease, read_timeout, .. } = settings.recordings;
+        let config::Recordings { concurrency, hold, lease, read_timeout, ref redirect_hosts, .. } = settings.recordings;
         let tools = Tools::new(&settings.recordings);
         if let Err(error) = tools.check() {
             tracing::warn!(%error, "no recording can be archived until this is mended");
         }
         let client = |(name, server): (&String, &config::PlugNMeet)| {
-            let client = api::Client::new(server, read_timeout).with_context(|| format!("setting plugnmeet.{name}"))?;
-            anyhow::Ok((name.clone(), client))
+            let client = api::Client::new(server, read_timeout, redirect_hosts);
+            anyhow::Ok((name.clone(), client.with_context(|| format!("setting plugnmeet.{name}"))?))
         };
         let archivist = Archivist {
             db,
@@ -151,6 +163,8 @@ impl Recordings {
             unknown: settings.sessions.unknown,
             tools,
             archive: Archive::open(settings)?,
+            demands: Demands::of(&settings.recordings),
+            waits_for_room: AtomicBool::new(false),
         };
         Ok(Self {
             archivist: Arc::new(archivist),
@@ -202,10 +216,12 @@ impl Recordings {
                 () = lease.keep() => End::Lost,
                 end = AssertUnwindSafe(archivist.job(id, replay, &lease)).catch_unwind() => match end {
                     Ok(Ok(end)) => end,
+                    Ok(Err(failure)) if room::is_full(failure.error()) => End::Full(failure),
                     Ok(Err(failure)) => End::Failed(failure),
                     Err(_) => End::Failed(Failure::transient(Told::new("panic", "the job panicked"))),
                 },
             };
+            archivist.tell_of_room(&end);
             // A lease that is left behind tells of a death.
             let conclude = || archivist.conclude(id, &lease, &end, done.is_closed());
             let concluded = match stop.run_until_cancelled(patiently(DATABASE_PATIENCE, conclude)).await {
@@ -219,7 +235,7 @@ impl Recordings {
             // Where the delivery stops waiting just now, the failure is lost and the event tried once more than it would be.
             let _ = done.send(match end {
                 End::Ready => Ok(Outcome::Applied),
-                End::Lost => Ok(Outcome::LookAgain(look_again)),
+                End::Lost | End::Full(_) => Ok(Outcome::LookAgain(look_again)),
                 End::Stopped => Ok(Outcome::LookAgain(AT_ONCE)),
                 End::Failed(failure) => Err(failure),
             });
@@ -301,12 +317,13 @@ impl Archivist {
     /// From the server's word for it to a row that says `ready`.
     async fn archive(&self, row: &Model, replay: Option<Replayed>, lease: &Lease) -> Result<End, Failure> {
         let server = self.server(&row.source)?;
+        self.sweep().await;
+        self.look_for_room()?;
         let info = asking("asking about it", || server.recording_info(&row.record_id)).await?;
         self.tools.check().map_err(|error| Failure::transient(error.told()))?;
-        self.sweep().await;
 
         let file = self.archive.work_file(row.id, lease, archive::RECORDING);
-        let fetched = download::fetch(server, &row.record_id, &file.path, &download::PATIENCE)
+        let fetched = download::fetch(server, &row.record_id, &file.path, self.archive.room(), &self.demands)
             .await
             .map_err(|failure| within("downloading", failure))?;
         tracing::debug!(bytes = fetched.size, "downloaded");
@@ -347,6 +364,11 @@ impl Archivist {
             .get(source)
             .ok_or_else(|| Told::new("server-unknown", format!("the settings have no server plugnmeet.{source}")))
             .map_err(Failure::transient)
+    }
+
+    /// Before a server is asked for anything: it would be in vain.
+    fn look_for_room(&self) -> Result<(), Failure> {
+        self.archive.room().check(0).map_err(Failure::transient)
     }
 
     async fn sweep(&self) {
@@ -396,6 +418,19 @@ impl Archivist {
         .await
     }
 
+    /// Says when recordings begin to wait for room on the disk, and when they go on.
+    fn tell_of_room(&self, end: &End) {
+        match end {
+            End::Full(failure) if !self.waits_for_room.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(error = %failure, "recordings wait for room on the disk");
+            }
+            End::Ready if self.waits_for_room.swap(false, Ordering::Relaxed) => {
+                tracing::info!("there is room for recordings again");
+            }
+            _ => {}
+        }
+    }
+
     /// Gives the lease back after a job that did not make the recording ready, and says why in the row. Where it is another
     /// job's, nobody has died for that.
     async fn conclude(&self, id: i64, lease: &Lease, end: &End, nobody_waits: bool) -> Result<(), Failure> {
@@ -403,11 +438,12 @@ impl Archivist {
             End::Ready => return Ok(()),
             // A database that is away is nobody's failure.
             End::Lost | End::Stopped | End::Failed(Failure::Unreachable(_)) => None,
-            End::Failed(failure) => Some(failure),
+            End::Failed(failure) | End::Full(failure) => Some(failure),
         };
+        let is_left = nobody_waits && matches!(end, End::Failed(_));
         transaction(&self.db, |tx| async move {
             let ours = match failure {
-                Some(failure) if nobody_waits => lease.end_with(&tx, failure).await?,
+                Some(failure) if is_left => lease.end_with(&tx, failure).await?,
                 _ => lease.end(&tx).await?,
             };
             if !ours {
@@ -457,15 +493,15 @@ fn clean(text: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The file came whole and is no page of a proxy's, so data that ffprobe cannot read now it will not read later either.
-/// Everything else is this machine's trouble.
+/// The file came whole and is no page of a proxy's, so what ffprobe cannot do with it now it will not do later either. Everything
+/// else is this machine's trouble.
 fn not_probed(error: ToolError) -> Failure {
-    let is_the_files = error.is_the_files();
+    let fault = error.fault();
     let error = anyhow::Error::new(error.told());
-    if is_the_files {
-        Failure::permanent(error.context("the file is not a recording"))
-    } else {
-        Failure::transient(error.context("looking what the file is"))
+    match fault {
+        Fault::NoRecording => Failure::permanent(error.context("the file is not a recording")),
+        Fault::TooCostly => Failure::permanent(error.context("looking what the file is")),
+        Fault::Machine => Failure::transient(error.context("looking what the file is")),
     }
 }
 

@@ -13,7 +13,14 @@ pub(super) async fn storage(settings: &Settings) -> Vec<Finding> {
     vec![match checkup::storage(settings).await {
         Ok(Some(free)) => {
             let found = format!("{url}: wrote, read and deleted a file; {} free", HumanBytes(free));
-            if free < LITTLE_ROOM {
+            let kept = settings.recordings.min_free_bytes;
+            if free < kept {
+                let todo = format!(
+                    "make room: recordings wait until more is free than recordings.min_free_bytes ({})",
+                    HumanBytes(kept)
+                );
+                Finding::warning("storage", found, todo)
+            } else if free < LITTLE_ROOM {
                 Finding::warning("storage", found, "make room: a recording may have gigabytes")
             } else {
                 Finding::ok("storage", found)

@@ -27,7 +27,7 @@ pub(super) fn none() -> Vec<Finding> {
 pub(super) async fn check(settings: &Settings, name: &str, server: &config::PlugNMeet) -> Vec<Finding> {
     let check = format!("plugnmeet {name}");
     let read_timeout = settings.recordings.read_timeout.min(READ_TIMEOUT);
-    let greeting = match Client::new(server, read_timeout) {
+    let greeting = match Client::new(server, read_timeout, &[]) {
         Ok(client) => client.greet().await,
         Err(error) => return vec![Finding::failed(check, causes(error), "install the system's certificates")],
     };
@@ -82,7 +82,7 @@ fn todo(name: &str, error: &Error) -> String {
                 "see that it runs, can be reached from here and has a good certificate, or put plugnmeet.{name}.url right"
             )
         }
-        Error::Setup(_) | Error::Refused { .. } | Error::Unreadable(_) | Error::Endless => {
+        Error::Setup(_) | Error::Redirect(_) | Error::Refused { .. } | Error::Unreadable(_) | Error::Endless => {
             format!("put plugnmeet.{name}.url right: something else answers there")
         }
     }

@@ -78,6 +78,11 @@ impl Answer {
             }
             Fault::CutOff { after_bytes } => self.respond(Spoilt { cut_off: Some(after_bytes), ..Spoilt::default() }),
             Fault::WrongLength { announced } => Self { length: announced, ..self }.respond(Spoilt::default()),
+            Fault::NoLength => {
+                let mut response = self.respond(Spoilt::default());
+                response.headers_mut().remove(CONTENT_LENGTH);
+                response
+            }
             Fault::NotFound => endings.not_found.respond(Spoilt::default()),
             Fault::Unauthorized => endings.unauthorized.respond(Spoilt::default()),
             Fault::Redirect => Self::redirect(&endings.storage).respond(Spoilt::default()),

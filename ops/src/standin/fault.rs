@@ -58,6 +58,8 @@ pub enum Fault {
         /// What it says.
         announced: u64,
     },
+    /// No `Content-Length`: the body comes in chunks, of which nobody knows how many there will be.
+    NoLength,
     /// 307 to the same file at [`Endpoint::Storage`].
     Redirect,
     /// 307 to here.

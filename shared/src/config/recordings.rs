@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::read::duration;
+use super::read::{duration, list};
 use super::{ConfigError, RetrySchedule, SECOND, check, check_time};
 
 /// `[recordings]`
@@ -31,9 +31,18 @@ pub struct Recordings {
     pub ffmpeg: PathBuf,
     /// The `ffprobe` program.
     pub ffprobe: PathBuf,
-    /// How long either may take for one recording.
+    /// How long either may take for one recording; half of it of processor time.
     #[serde(deserialize_with = "duration")]
     pub ffmpeg_timeout: Duration,
+    /// The longest recording that is fetched, in bytes.
+    pub max_bytes: u64,
+    /// How much stays free of the disks that recordings are fetched to and kept on, in bytes.
+    pub min_free_bytes: u64,
+    /// What a server has to give, in bytes a second, on an average of ten times `read_timeout`.
+    pub min_rate: u64,
+    /// Hosts that a download may be redirected to although they are in a private network.
+    #[serde(deserialize_with = "list")]
+    pub redirect_hosts: Vec<String>,
 }
 
 impl Default for Recordings {
@@ -51,13 +60,31 @@ impl Default for Recordings {
             ffmpeg: "ffmpeg".into(),
             ffprobe: "ffprobe".into(),
             ffmpeg_timeout: Duration::from_mins(2),
+            // Two days of 720p.
+            max_bytes: 50 << 30,
+            // What a spool may need by default, and as much again.
+            min_free_bytes: 5 << 29,
+            // The death of a server that drips, not the slow: 4.9 MB in five minutes.
+            min_rate: 16 << 10,
+            redirect_hosts: Vec::new(),
         }
     }
 }
 
 impl Recordings {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let Recordings { concurrency, work_dir, hold, lease, read_timeout, ffmpeg, ffprobe, ffmpeg_timeout, .. } = self;
+        let Recordings {
+            concurrency,
+            work_dir,
+            hold,
+            lease,
+            read_timeout,
+            ffmpeg,
+            ffprobe,
+            ffmpeg_timeout,
+            max_bytes,
+            ..
+        } = self;
         check((1..=100).contains(concurrency), "recordings.concurrency", concurrency, "it is from 1 to 100")?;
         let longest = Duration::from_mins(10);
         check(
@@ -69,6 +96,7 @@ impl Recordings {
         check_time("recordings.read_timeout", *read_timeout, SECOND..=longest, "it is from 1s to 10m")?;
         let hour = Duration::from_hours(1);
         check_time("recordings.ffmpeg_timeout", *ffmpeg_timeout, SECOND..=hour, "it is from 1s to 1h")?;
+        check(*max_bytes > 0, "recordings.max_bytes", max_bytes, "it is 1 or more, in bytes")?;
         let (program, folder) = ("it is a program's name, or its path", "it is a folder; what has none is left out");
         check_not_empty("recordings.ffmpeg", ffmpeg, program)?;
         check_not_empty("recordings.ffprobe", ffprobe, program)?;

@@ -76,6 +76,7 @@ fn a_wrong_setting_is_named_and_no_secret_is_told() {
         (&format!("{QUEUE}workers.batch_wait = '2s'"), "setting workers.batch_wait is \"2s\": it is 1s at most"),
         (&format!("{QUEUE}recordings.read_timeout = '0s'"), "setting recordings.read_timeout is \"0s\": it is from 1s"),
         (&format!("{QUEUE}recordings.ffmpeg_timeout = '2h'"), "setting recordings.ffmpeg_timeout is \"2h\": it is"),
+        (&format!("{QUEUE}recordings.max_bytes = 0"), "setting recordings.max_bytes is \"0\": it is 1 or more"),
         (&format!("{QUEUE}sessions.unknown = 'drop'"), "reject"),
         (&format!("{QUEUE}attendance.keep = '12h'"), "setting attendance.keep is \"12h\": it is from 1day"),
         (&format!("{QUEUE}dead_letters.keep_dead = ''"), "dead_letters.keep_dead"),

@@ -5,6 +5,8 @@
 //!
 //! A download's URL holds its token, so no URL is ever part of an error here.
 
+use std::error::Error as StdError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
+use super::redirects::{Redirects, Refused};
 use crate::config;
 use crate::signature::sign_hmac;
 use crate::tls;
@@ -29,8 +32,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest answer of `/auth` that is read, in bytes; real ones have less than two thousand.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// From one server to its object storage it is one step, sometimes two.
-const MAX_REDIRECTS: usize = 5;
 /// How much of a server's own words is repeated, in characters.
 const MAX_WORDS: usize = 200;
 
@@ -49,30 +50,30 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of `server`, which may be silent for `read_timeout` in the middle of an answer. No connection is made yet.
+    /// A client of `server`, which may be silent for `read_timeout` in the middle of an answer, and may redirect downloads to
+    /// `redirect_hosts` although they are in a private network. No connection is made yet.
     ///
     /// # Errors
     /// TLS cannot be set up: there are no certificates on this machine, say.
-    pub fn new(server: &config::PlugNMeet, read_timeout: Duration) -> Result<Self, Error> {
-        let build = |redirects| {
+    pub fn new(server: &config::PlugNMeet, read_timeout: Duration, redirect_hosts: &[String]) -> Result<Self, Error> {
+        let builder = || {
             reqwest::Client::builder()
                 .user_agent(concat!("rollcall/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(read_timeout)
-                .redirect(redirects)
                 // A referrer would tell the object storage the token.
                 .referer(false)
-                .build()
-                .map_err(Error::setup)
         };
         tls::use_ring();
+        let redirects = Redirects::of(&server.url, redirect_hosts);
+        let files = builder().redirect(redirects.policy()).dns_resolver(Arc::new(redirects));
         Ok(Self {
             url: server.url.clone(),
             api_key: server.api_key.clone(),
             api_secret: server.api_secret.clone(),
             previous_secret: server.previous_secret.clone(),
-            api: build(redirect::Policy::none())?,
-            files: build(redirect::Policy::limited(MAX_REDIRECTS))?,
+            api: builder().redirect(redirect::Policy::none()).build().map_err(Error::setup)?,
+            files: files.build().map_err(Error::setup)?,
         })
     }
 
@@ -422,6 +423,9 @@ pub enum Error {
     /// No connection, none in time, or a connection that was lost or silent for too long.
     #[error("no answer, or not all of it")]
     Connection(#[source] reqwest::Error),
+    /// A redirect that is not followed.
+    #[error("the server redirects the download {0}")]
+    Redirect(Refused),
     /// An HTTP status that is no success.
     #[error("the server answers {asked} with {status}{}", said(message))]
     Status {
@@ -488,7 +492,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         use Kind::{Permanent, Transient};
         match self {
-            Self::Setup(_) => Permanent,
+            Self::Setup(_) | Self::Redirect(_) => Permanent,
             // Time-outs, refused and lost connections, and what a proxy says while the server behind it is away.
             Self::Connection(_) | Self::Unreadable(_) | Self::Endless => Transient,
             Self::Status { asked, status, .. } => match (asked, status.as_u16()) {
@@ -524,7 +528,10 @@ impl Error {
     }
 
     fn connection(error: reqwest::Error) -> Self {
-        Self::Connection(error.without_url())
+        match refused_redirect(&error) {
+            Some(refused) => Self::Redirect(refused.clone()),
+            None => Self::Connection(error.without_url()),
+        }
     }
 
     fn status(asked: Asked, response: &Response, verdict: Verdict) -> Self {
@@ -532,6 +539,11 @@ impl Error {
         let (code, message) = (shorten(&verdict.status_code), shorten(&verdict.msg));
         Self::Status { asked, status: response.status(), code, message, retry_after }
     }
+}
+
+/// Both the policy and the look-up of names tell it from within the client.
+fn refused_redirect(error: &reqwest::Error) -> Option<&Refused> {
+    std::iter::successors(error.source(), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// `Retry-After` is a number of seconds or a date.

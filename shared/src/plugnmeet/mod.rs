@@ -2,4 +2,6 @@
 
 #[cfg(feature = "plugnmeet-api")]
 pub mod api;
+#[cfg(feature = "plugnmeet-api")]
+pub mod redirects;
 pub mod webhook;

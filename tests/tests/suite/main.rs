@@ -16,6 +16,7 @@ mod dying;
 mod erasure;
 mod faults;
 mod gigabyte;
+mod hostile_recordings;
 mod idle;
 mod many_dead_letters;
 mod migrations;

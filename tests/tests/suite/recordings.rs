@@ -29,9 +29,9 @@ rollcall_tests::on_both_back_ends!(
 );
 
 /// An installation with a stand-in for its server, an ingress, and whatever recordings workers the test wants.
-struct School {
-    installation: Installation,
-    server: StandIn,
+pub(crate) struct School {
+    pub(crate) installation: Installation,
+    pub(crate) server: StandIn,
     ingress: Ingress,
     sender: Sender,
 }
@@ -45,7 +45,7 @@ impl School {
         Self::on(Installation::new().await, set).await
     }
 
-    async fn on(mut installation: Installation, set: impl FnOnce(&mut Installation)) -> Self {
+    pub(crate) async fn on(mut installation: Installation, set: impl FnOnce(&mut Installation)) -> Self {
         let server = StandIn::start("key", &"secret".into()).await.unwrap();
         installation.server("main", "key", "secret", server.url().as_str());
         set(&mut installation);
@@ -54,20 +54,20 @@ impl School {
         Self { installation, server, ingress, sender }
     }
 
-    async fn worker(&self) -> Process {
+    pub(crate) async fn worker(&self) -> Process {
         self.installation.worker("recordings").await
     }
 
     /// The server has this file as a recording of this id.
-    fn has(&self, id: &str, file: &Path) {
+    pub(crate) fn has(&self, id: &str, file: &Path) {
         self.server.add_recording(Recording::new(id, "room", "sid", file));
     }
 
-    async fn proceeded(&self, id: &str) {
+    pub(crate) async fn proceeded(&self, id: &str) {
         self.sender.post(&event("recording_proceeded", id)).await;
     }
 
-    async fn row(&self, id: &str) -> Option<recording::Model> {
+    pub(crate) async fn row(&self, id: &str) -> Option<recording::Model> {
         let row = recording::Entity::find().filter(recording::Column::RecordId.eq(id));
         row.one(&self.installation.db).await.unwrap()
     }
@@ -77,7 +77,7 @@ impl School {
         rows.count(&self.installation.db).await.unwrap()
     }
 
-    async fn becomes(&self, id: &str, status: &str) -> recording::Model {
+    pub(crate) async fn becomes(&self, id: &str, status: &str) -> recording::Model {
         eventually(LIMIT, || async {
             match self.row(id).await {
                 Some(row) if row.status == status => Ok(row),
@@ -88,7 +88,7 @@ impl School {
     }
 
     /// Every file below the media folder.
-    fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         fn walk(directory: &Path, files: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(directory).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -102,7 +102,7 @@ impl School {
     }
 
     /// Waits until nothing lies in the media folder but what these rows name.
-    async fn only_has(&self, rows: &[&recording::Model]) {
+    pub(crate) async fn only_has(&self, rows: &[&recording::Model]) {
         let keys = rows.iter().flat_map(|row| row.file_key.iter().chain(&row.thumbnail_key));
         let mut expected: Vec<_> = keys.map(|key| self.installation.media().join(key)).collect();
         expected.sort();
@@ -127,7 +127,7 @@ fn event(event: &str, id: &str) -> String {
 }
 
 /// Two seconds of 1280 × 720, made once.
-fn video() -> PathBuf {
+pub(crate) fn video() -> PathBuf {
     made("class.mp4", &["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=15:duration=2"])
 }
 
@@ -429,7 +429,7 @@ async fn a_job_whose_worker_is_killed_is_taken_over(installation: Installation) 
 }
 
 /// A program in the place of another, which does what the script says.
-fn program(installation: &Installation, name: &str, script: &str) -> PathBuf {
+pub(crate) fn program(installation: &Installation, name: &str, script: &str) -> PathBuf {
     let program = installation.directory.join(name);
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();

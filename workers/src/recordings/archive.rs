@@ -18,6 +18,7 @@ use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
 use super::lease::{self, Lease};
+use super::room::Room;
 
 /// The work folder's name in the storage: hidden.
 const INCOMING: &str = ".incoming";
@@ -31,11 +32,11 @@ const MAX_RECORD_ID: usize = 80;
 #[derive(Debug)]
 pub(super) struct Archive {
     store: Arc<LocalFileSystem>,
-    root: PathBuf,
     /// The storage's own work folder, from which one can rename.
     own: PathBuf,
     /// Where recordings are fetched into: the same, unless the settings name another.
     work: PathBuf,
+    room: Room,
 }
 
 impl Archive {
@@ -52,7 +53,8 @@ impl Archive {
             .with_context(|| format!("setting storage.url: cannot open {}", root.display()))?
             .with_fsync(true);
         let (own, work) = (fs::canonicalize(&own)?, fs::canonicalize(&work)?);
-        Ok(Self { store: Arc::new(store), root, own, work })
+        let room = Room::new(vec![own.clone(), work.clone()], settings.recordings.min_free_bytes);
+        Ok(Self { store: Arc::new(store), own, work, room })
     }
 
     /// Opens the storage if its folder is there. A work folder that is made in it belongs to whom the storage belongs to, and not
@@ -86,6 +88,7 @@ impl Archive {
         if self.is_inside() {
             return self.rename(file, &key).await;
         }
+        self.room.check(tokio::fs::metadata(file).await?.len())?;
         let copy = WorkFile { path: self.own.join(&file.name), name: file.name.clone() };
         tokio::fs::copy(file, &copy).await?;
         self.rename(&copy, &key).await
@@ -117,13 +120,9 @@ impl Archive {
         Ok(())
     }
 
-    /// How many bytes are free where there is least: in the storage, or in the work folder.
-    pub(super) fn free_bytes(&self) -> anyhow::Result<u64> {
-        let free = |folder: &Path| {
-            let disk = rustix::fs::statvfs(folder)?;
-            anyhow::Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-        };
-        Ok(free(&self.root)?.min(free(&self.work)?))
+    /// How much of the disks recordings may take: of the storage's, and of the work folder's.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Removes what killed processes left behind: files of ours that no lease is held for.

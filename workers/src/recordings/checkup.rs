@@ -22,7 +22,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 pub async fn storage(settings: &Settings) -> anyhow::Result<Option<u64>> {
     let Some(archive) = Archive::find(settings)? else { return Ok(None) };
     archive.try_out().await?;
-    archive.free_bytes().map(Some)
+    Ok(Some(archive.room().free_bytes()?))
 }
 
 /// Has `recordings.ffprobe` look at a small video; its version.

@@ -1,20 +1,25 @@
 //! What a file is by its content, and a picture of it: `ffprobe` and `ffmpeg`, held on a short lead.
 //!
 //! The file comes from another machine. The programs may open nothing but files, read only formats that recordings have
-//! (no playlist, which could name other files), run for a limited time, and die with their children.
+//! (no playlist, which could name other files), have an environment without anything to tell, may need only so much of this
+//! machine ([`limits`]), and die with their children.
+
+mod limits;
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rollcall_shared::config;
-
-use crate::cause::Told;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+
+use self::limits::Limits;
+use crate::cause::Told;
 
 /// In pixels; the height follows and is even.
 const THUMBNAIL_WIDTH: u32 = 640;
@@ -73,7 +78,13 @@ pub(super) enum ToolError {
     /// Its output could not be read.
     #[error("{program} could not be waited for")]
     Wait { program: PathBuf, source: std::io::Error },
-    /// Somebody killed it: too little memory, say.
+    /// Nobody could limit what it needs.
+    #[error("{program} cannot be limited in what it needs")]
+    Unlimited { program: PathBuf, source: std::io::Error },
+    /// It needed more than a recording may, and was ended or gave up, or crashed over it.
+    #[error("{program} was ended: {why}")]
+    Limited { program: PathBuf, why: String },
+    /// Somebody killed it: this machine has too little memory, say.
     #[error("{program} was killed ({status})")]
     Killed { program: PathBuf, status: ExitStatus },
     /// It has given up, and says why.
@@ -87,19 +98,36 @@ pub(super) enum ToolError {
     NoMedia,
 }
 
+/// Whose fault it is that a program did not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The file's, which is no recording.
+    NoRecording,
+    /// The file's, which needs more than a recording may.
+    TooCostly,
+    /// This machine's: the same file may fare better later.
+    Machine,
+}
+
 impl ToolError {
     /// The error, with the word that dead letters are grouped by.
     pub(super) fn told(self) -> Told {
-        let cause = if self.is_the_files() { "recording-unreadable" } else { "ffmpeg" };
+        let cause = match self.fault() {
+            Fault::NoRecording => "recording-unreadable",
+            Fault::TooCostly => "recording-too-costly",
+            Fault::Machine => "ffmpeg",
+        };
         Told::new(cause, self)
     }
 
-    /// Whether the fault is the file's, so that the same file will fare no better.
-    pub(super) fn is_the_files(&self) -> bool {
+    pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::NoMedia => true,
-            Self::Refused { complaints, .. } => BAD_DATA.iter().any(|words| complaints.contains(words)),
-            _ => false,
+            Self::NoMedia => Fault::NoRecording,
+            Self::Limited { .. } => Fault::TooCostly,
+            Self::Refused { complaints, .. } if BAD_DATA.iter().any(|words| complaints.contains(words)) => {
+                Fault::NoRecording
+            }
+            _ => Fault::Machine,
         }
     }
 }
@@ -164,9 +192,6 @@ impl Tools {
             ffmpeg
                 .arg("-nostdin")
                 .args(READ_SAFELY)
-                // One thread needs no more memory for a long video than for a short one. -timelimit is in seconds of
-                // processor time, for the case that this process is killed and cannot see to it.
-                .args(["-threads", "1", "-timelimit", &self.time_limit.as_secs().max(1).to_string()])
                 .args(["-ss", second, "-i"])
                 .arg(local(file))
                 // The first video that is no cover of an audio file.
@@ -186,23 +211,59 @@ impl Tools {
     /// Runs the program that `setting` names to its end and returns what it printed.
     async fn run(&self, setting: &'static str, command: &mut Command) -> Result<Vec<u8>, ToolError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // What this process was told in secret is nothing that a file should be able to get at. Errors are read in English.
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8");
         let program = PathBuf::from(command.as_std().get_program());
         let mut running = match command.spawn() {
             Ok(child) => Running::new(child),
             Err(source) => return Err(ToolError::Start { program, setting, source }),
         };
+        if let Err(source) = running.limit(Limits::within(self.time_limit)) {
+            return Err(ToolError::Unlimited { program, source });
+        }
         match tokio::time::timeout(self.time_limit, running.finish()).await {
             Err(_) => Err(ToolError::TimedOut { program, limit: self.time_limit }),
             Ok(Err(source)) => Err(ToolError::Wait { program, source }),
             Ok(Ok(end)) if end.status.success() => Ok(end.output),
-            Ok(Ok(end)) if end.status.code().is_none() => Err(ToolError::Killed { program, status: end.status }),
-            Ok(Ok(end)) => Err(ToolError::Refused { program, complaints: complaints(&end) }),
+            Ok(Ok(end)) => Err(unsuccessful(program, &end)),
         }
     }
 }
 
-/// Options of both programs, before the input.
-const READ_SAFELY: [&str; 6] = ["-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS];
+/// What it means that a program ended like this, and not with success.
+fn unsuccessful(program: PathBuf, end: &End) -> ToolError {
+    let complaints = complaints(end);
+    match end.status.signal() {
+        Some(signal) => match limits::exceeded(signal) {
+            Some(what) => ToolError::Limited { program, why: what.to_owned() },
+            None => ToolError::Killed { program, status: end.status },
+        },
+        // Nothing else denies memory: a machine that has none kills. A loader that finds no room for libraries has not seen the file.
+        None if complaints.contains(NO_MEMORY) && !complaints.contains("shared librar") => {
+            ToolError::Limited { program, why: format!("it needed more memory than it may ({complaints})") }
+        }
+        None => ToolError::Refused { program, complaints },
+    }
+}
+
+/// How either says that it got no memory.
+const NO_MEMORY: &str = "Cannot allocate memory";
+
+/// Options of both programs, before the input. One thread needs no more memory for a long video than for a short one.
+const READ_SAFELY: [&str; 12] = [
+    "-v",
+    "error",
+    "-protocol_whitelist",
+    "file",
+    "-format_whitelist",
+    FORMATS,
+    "-threads",
+    "1",
+    "-max_alloc",
+    limits::MAX_ALLOC,
+    "-max_pixels",
+    limits::MAX_PIXELS,
+];
 
 /// A path that is not taken for an option or another protocol.
 fn local(path: &Path) -> OsString {
@@ -234,6 +295,11 @@ impl Running {
     fn new(child: Child) -> Self {
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Self { child, group }
+    }
+
+    /// Limits what the program, and whatever it starts, may need from now on; what it has needed so far counts.
+    fn limit(&self, limits: Limits) -> std::io::Result<()> {
+        self.group.map_or(Ok(()), |program| limits.set(program))
     }
 
     /// Waits until the program and everybody who has its output open are done.
@@ -305,7 +371,13 @@ fn media(report: Report) -> Option<Media> {
     if picture.is_none() && !sound {
         return None;
     }
-    let video = picture.map(|Stream { width, height, codec_name, .. }| Video { width, height, codec: codec_name });
+    // What is too large to be decoded has no size, which is told as 0.
+    let known = |size: Option<i32>| size.filter(|size| *size > 0);
+    let video = picture.map(|Stream { width, height, codec_name, .. }| Video {
+        width: known(width),
+        height: known(height),
+        codec: codec_name,
+    });
     let duration = report.format.duration.and_then(|seconds| seconds.parse().ok());
     Some(Media {
         duration_seconds: duration.filter(|seconds: &f64| seconds.is_finite()),

@@ -52,7 +52,7 @@ impl Server {
             previous_secret: None,
             signatures: Scheme::ALL.into(),
         };
-        api::Client::new(&settings, Duration::from_secs(5)).unwrap()
+        api::Client::new(&settings, Duration::from_secs(5), &[]).unwrap()
     }
 }
 

@@ -94,7 +94,7 @@ fn client_with(url: Url, previous_secret: Option<SecretString>) -> Client {
     let signatures = Scheme::ALL.into();
     let server =
         config::PlugNMeet { url, api_key: "key".into(), api_secret: SECRET.into(), previous_secret, signatures };
-    Client::new(&server, Duration::from_secs(5)).unwrap()
+    Client::new(&server, Duration::from_secs(5), &[]).unwrap()
 }
 
 async fn whole(mut download: Download) -> Result<Vec<u8>, Error> {

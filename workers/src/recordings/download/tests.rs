@@ -2,8 +2,15 @@ use super::*;
 use crate::recordings::tests::Server;
 use rollcall_ops::standin::{Endpoint, Fault};
 
-/// As many as in earnest, and shorter.
-const PATIENCE: [Duration; 4] = [Duration::from_millis(1); 4];
+/// As many tries as in earnest, and shorter waits.
+fn demands() -> Demands {
+    let patience = vec![Duration::from_millis(1); PATIENCE.len()];
+    Demands { patience, ..Demands::of(&config::Recordings::default()) }
+}
+
+fn room() -> Room {
+    Room::new(vec![std::env::temp_dir()], 0)
+}
 
 /// Something to download that is no text and longer than a buffer.
 fn film() -> Vec<u8> {
@@ -13,7 +20,7 @@ fn film() -> Vec<u8> {
 async fn fetched(server: &Server) -> (Result<Fetched, Failure>, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("film");
-    let fetched = fetch(&server.client(), "r-1", &path, &PATIENCE).await;
+    let fetched = fetch(&server.client(), "r-1", &path, &room(), &demands()).await;
     (fetched, std::fs::read(path).unwrap())
 }
 
@@ -85,13 +92,26 @@ async fn a_file_that_is_gone_is_gone() {
     let server = Server::with(&film()).await;
     server.stand_in.script(Endpoint::Download, [Fault::NotFound]);
     let folder = tempfile::tempdir().unwrap();
-    let failure = fetch(&server.client(), "r-1", &folder.path().join("film"), &PATIENCE).await.unwrap_err();
+    let failure = fetch(&server.client(), "r-1", &folder.path().join("film"), &room(), &demands()).await.unwrap_err();
     assert!(matches!(failure, Failure::Permanent(_)), "{failure}");
 }
 
 #[tokio::test]
 async fn a_disk_that_refuses_is_this_machines_trouble() {
     let server = Server::with(&film()).await;
-    let failure = fetch(&server.client(), "r-1", Path::new("/nowhere/film"), &PATIENCE).await.unwrap_err();
+    let failure = fetch(&server.client(), "r-1", Path::new("/nowhere/film"), &room(), &demands()).await.unwrap_err();
     assert!(matches!(failure, Failure::Transient(_)) && failure.to_string().contains("/nowhere/film"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_server_that_gives_a_byte_for_a_connection_is_given_up() {
+    let server = Server::with(&film()).await;
+    server.stand_in.honour_range(true);
+    server.stand_in.script(Endpoint::Download, vec![Fault::CutOff { after_bytes: 1 }; 3000]);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = config::Recordings { read_timeout: Duration::from_millis(200), ..config::Recordings::default() };
+    let demands = Demands { min_rate: MinRate::of(&settings), ..demands() };
+    let failure = fetch(&server.client(), "r-1", &folder.path().join("film"), &room(), &demands).await.unwrap_err();
+    assert!(matches!(failure, Failure::Transient(_)), "{failure}");
+    assert_eq!(failure.cause(), "plugnmeet-slow", "{failure}");
 }
