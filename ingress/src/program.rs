@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::Timeouts;
+use crate::admission::Limits;
 use crate::rejections::LastRejections;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::webhook::Webhooks;
 
 /// The open files that are not connections: listeners, the broker, the log, the admin's own connections.
@@ -35,7 +36,7 @@ impl Ingress {
     /// Somebody else has it, or it is not ours to take.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let address = settings.ingress.address;
-        let listener = TcpListener::bind(address).await.with_context(|| {
+        let listener = server::listen(address).with_context(|| {
             format!("cannot listen on {address} (ingress.address): does another Rollcall run there?")
         })?;
         let address = listener.local_addr()?;
@@ -57,7 +58,12 @@ impl Ingress {
         let verifier = Verifier::new(settings.server_keys());
         let timeouts = Timeouts::default();
         let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), self.rejections, timeouts.body);
-        let server = Server::new(webhooks, timeouts, connection_limit(settings.ingress.max_connections));
+        let limits = Limits {
+            connections: connection_limit(settings.ingress.max_connections),
+            strangers_per_address: settings.ingress.max_unsigned_per_address,
+            trusted_proxies: settings.ingress.trusted_proxies.clone(),
+        };
+        let server = Server::new(webhooks, timeouts, limits);
         server.run(self.listener, stop, settings.ingress.drain_timeout).await;
         publisher.close().await;
     }

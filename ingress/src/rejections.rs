@@ -5,11 +5,11 @@
 //! kind looks at the counter.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{SubsecRound as _, Utc};
 use rollcall_shared::telemetry::admin::Page;
+use rollcall_shared::telemetry::client::ClientAddress;
 use rollcall_shared::telemetry::rejections::{PATH, RejectedRequest, Rejections};
 
 /// How many are kept.
@@ -28,7 +28,7 @@ struct Kept {
 
 impl LastRejections {
     /// Keeps one more, and lets the oldest go. A body of `size` bytes came from `address`.
-    pub(crate) fn keep(&self, reason: &'static str, address: SocketAddr, size: u64) {
+    pub(crate) fn keep(&self, reason: &'static str, address: ClientAddress, size: u64) {
         let rejected = RejectedRequest { at: Utc::now().trunc_subsecs(3), address, reason: reason.into(), size };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.total += 1;

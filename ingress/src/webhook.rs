@@ -1,6 +1,5 @@
 //! The one thing that a request can ask for, top to bottom: path, method, body, signature, event, queue, answer.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +10,18 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
+use ipnet::IpNet;
 use rollcall_shared::config;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::plugnmeet::webhook::Routing;
 use rollcall_shared::queue::{Message, PublishError, Publisher};
 use rollcall_shared::signature::{Rejection, Verifier};
+use rollcall_shared::telemetry::client::ClientAddress;
 use rollcall_shared::telemetry::trace_context;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::admission::Place;
 use crate::answer::Answer;
 use crate::metrics;
 use crate::rejections::LastRejections;
@@ -40,6 +42,7 @@ pub struct Webhooks {
     verifier: Verifier,
     publisher: Publisher,
     rejections: Arc<LastRejections>,
+    trusted_proxies: Vec<IpNet>,
     max_body_bytes: usize,
     body_timeout: Duration,
     publish_timeout: Duration,
@@ -95,14 +98,14 @@ impl Refusal {
         }
     }
 
-    fn log(&self, head: &Parts, peer: SocketAddr) {
+    fn log(&self, head: &Parts, client: ClientAddress) {
         let path = head.uri.path();
         match self {
             // The whole internet asks for paths that are not here.
-            Self::Path | Self::Method => debug!(%peer, path, reason = %self, "A request was refused."),
+            Self::Path | Self::Method => debug!(%client, path, reason = %self, "A request was refused."),
             // It was logged where the event is known.
             Self::Queue => {}
-            _ => warn!(%peer, path, reason = %self, "A request was refused."),
+            _ => warn!(%client, path, reason = %self, "A request was refused."),
         }
     }
 }
@@ -122,21 +125,23 @@ impl Webhooks {
             verifier,
             publisher,
             rejections,
+            trusted_proxies: settings.trusted_proxies.clone(),
             max_body_bytes: settings.max_body_bytes,
             body_timeout,
             publish_timeout: settings.confirm_timeout + DISK_TIMEOUT,
         }
     }
 
-    /// Does what a request asks for, and says what to tell its sender. `peer` is for the log and the page of rejections.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+    /// Does what a request asks for that came over the connection with this place, and says what to tell its sender.
+    pub(crate) async fn answer(&self, request: Request<Incoming>, place: &Place) -> Answer {
         let (head, body) = request.into_parts();
         let mut size = body.size_hint().lower();
-        let answer = self.take_in(&head, body, &mut size).await.unwrap_or_else(|refusal| {
-            refusal.log(&head, peer);
+        let answer = self.take_in(&head, body, &mut size, place).await.unwrap_or_else(|refusal| {
+            let client = ClientAddress::of(place.peer(), &head.headers, &self.trusted_proxies);
+            refusal.log(&head, client);
             metrics::rejected(refusal.reason());
             if self.may_be_a_webhook(&head) {
-                self.rejections.keep(refusal.reason(), peer, size);
+                self.rejections.keep(refusal.reason(), client, size);
             }
             refusal.answer()
         });
@@ -145,12 +150,13 @@ impl Webhooks {
     }
 
     /// `size` is the body's as its sender announced it, and grows where more than that is read.
-    async fn take_in(&self, head: &Parts, body: Incoming, size: &mut u64) -> Result<Answer, Refusal> {
+    async fn take_in(&self, head: &Parts, body: Incoming, size: &mut u64, place: &Place) -> Result<Answer, Refusal> {
         let route = self.check_route(head);
         // Even for the wrong path the body is read: what is left of one would cost the sender its connection.
         let body = self.read(body, size).await?;
         route?;
         let source = self.verify(&head.headers, &body)?;
+        place.signed();
         let routing = Routing::read(&body)?;
         let (event, event_id, room_id) = (routing.event.as_ref(), routing.id.as_deref(), routing.room_id());
         let Some(worker) = WorkerName::wanting(event) else {

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -108,6 +109,12 @@ pub struct Ingress {
     pub max_body_bytes: usize,
     /// The most connections at once.
     pub max_connections: usize,
+    /// The most of them from one address, of IPv6 one /64, that have never shown a good signature.
+    pub max_unsigned_per_address: usize,
+    /// The proxies, by address or network, that are believed where a request comes from; in the environment with commas
+    /// between them.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// How long RabbitMQ may take to confirm one event before it is kept on disk instead.
     #[serde(deserialize_with = "duration")]
     pub confirm_timeout: Duration,
@@ -312,6 +319,8 @@ impl Default for Ingress {
             paths: vec!["/webhooks/plugnmeet".into(), "/api/course/plugnmeet/webhook/".into()],
             max_body_bytes: 1024 * 1024,
             max_connections: 20_000,
+            max_unsigned_per_address: 500,
+            trusted_proxies: Vec::new(),
             confirm_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_secs(20),
             spool: Spool::default(),
@@ -615,7 +624,8 @@ impl Settings {
     }
 
     fn check_ingress(&self) -> Result<(), ConfigError> {
-        let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, .. } = &self.ingress;
+        let Ingress { paths, max_body_bytes, max_connections, max_unsigned_per_address, confirm_timeout, .. } =
+            &self.ingress;
         for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
@@ -628,6 +638,12 @@ impl Settings {
             "it is from 16384 to 16777216",
         )?;
         check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
+        check(
+            *max_unsigned_per_address > 0,
+            "ingress.max_unsigned_per_address",
+            max_unsigned_per_address,
+            "it is 1 or more: a server's connection too has no signature at first",
+        )?;
         check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")
     }
 
@@ -772,6 +788,19 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     humantime::parse_duration(&text).map_err(|error| {
         de::Error::custom(format!("{text:?} is no time such as \"500ms\", \"10s\" or \"5m\": {error}"))
     })
+}
+
+/// Networks, and single addresses as networks of one; an IPv4 address is one in whatever way it is written.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| {
+        let address = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
+        address.or_else(|_| text.parse()).map_err(|_| {
+            de::Error::custom(format!(
+                "{text:?} is no IP address and no network such as \"10.0.0.0/8\" or \"fd00::/8\""
+            ))
+        })
+    };
+    list(deserializer)?.iter().map(network).collect()
 }
 
 /// A list, or one string with commas between its parts, as the environment has it.

@@ -1,6 +1,6 @@
 //! The program itself, without a broker: how it starts, what it shows, how it stops.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -26,12 +26,17 @@ struct Program {
 
 impl Program {
     async fn start() -> Self {
-        Self::start_by(Command::new(env!("CARGO_BIN_EXE_rollcall-ingress"))).await
+        Self::start_with(&[]).await
     }
 
-    async fn start_by(mut command: Command) -> Self {
+    /// With these settings beside those of all tests, by their names in the environment.
+    async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_rollcall-ingress")), settings).await
+    }
+
+    async fn start_by(mut command: Command, settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut child = configure(&mut command, &data).await.spawn().unwrap();
+        let mut child = configure(&mut command, &data).await.envs(settings.iter().copied()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let started = timeout(Duration::from_secs(20), find(&mut log, "The ingress takes webhooks.")).await.unwrap();
         let started: serde_json::Value = serde_json::from_str(&started).unwrap();
@@ -135,7 +140,7 @@ async fn a_flood_of_refused_requests_is_counted_and_the_last_are_shown() {
     assert_eq!((shown.total, shown.rejections.len()), (KEPT as u64 + 22, KEPT));
     let newest = &shown.rejections[0];
     assert_eq!((newest.reason.as_ref(), newest.size), ("wrong_secret", WANTED.len() as u64));
-    assert_eq!(newest.address, sender.address());
+    assert_eq!(newest.address, sender.address().into());
     assert!((chrono::Utc::now() - newest.at).num_seconds() < 60, "{newest:?}");
     assert!(shown.rejections[1..].iter().all(|rejected| rejected.reason == "missing"));
     assert!(shown.rejections.is_sorted_by(|newer, older| newer.at >= older.at));
@@ -146,6 +151,40 @@ async fn a_flood_of_refused_requests_is_counted_and_the_last_are_shown() {
         assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
     }
     assert_eq!(program.admin("/").await.body, "there are /healthz, /readyz, /metrics, /rejections\n");
+}
+
+/// Where the request came from that was refused last, on the page and in the log.
+async fn last_refused(program: &mut Program) -> (String, String) {
+    let shown: serde_json::Value = serde_json::from_str(&program.admin("/rejections").await.body).unwrap();
+    let logged = timeout(Duration::from_secs(5), find(&mut program.log, "A request was refused.")).await.unwrap();
+    let logged: serde_json::Value = serde_json::from_str(&logged).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    (text(&shown["rejections"][0]["address"]), text(&logged["client"]))
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_the_clients_own_address_is_shown() {
+    let forwarded = [("X-Forwarded-For", "9.9.9.9, 203.0.113.7")];
+    let mut program = Program::start_with(&[("ROLLCALL__INGRESS__TRUSTED_PROXIES", "127.0.0.0/8, ::1")]).await;
+    let mut proxy = Sender::connect(program.address).await;
+    assert_eq!(proxy.ask(request("POST", support::PATH, &forwarded, UNWANTED)).await.status, 403);
+    assert_eq!(last_refused(&mut program).await, ("203.0.113.7".into(), "203.0.113.7".into()));
+
+    // Anybody can say so.
+    let mut program = Program::start().await;
+    let mut stranger = Sender::connect(program.address).await;
+    assert_eq!(stranger.ask(request("POST", support::PATH, &forwarded, UNWANTED)).await.status, 403);
+    let address = stranger.address().to_string();
+    assert_eq!(last_refused(&mut program).await, (address.clone(), address));
+}
+
+#[tokio::test]
+async fn an_address_of_ipv4_is_shown_as_one_where_both_are_listened_on() {
+    let mut program = Program::start_with(&[("ROLLCALL__INGRESS__ADDRESS", "[::]:0")]).await;
+    let mut stranger = Sender::connect((Ipv4Addr::LOCALHOST, program.address.port()).into()).await;
+    assert_eq!(stranger.ask(request("POST", support::PATH, &[], UNWANTED)).await.status, 403);
+    let address = stranger.address().to_string();
+    assert_eq!(last_refused(&mut program).await, (address.clone(), address));
 }
 
 #[tokio::test]
@@ -188,6 +227,8 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
         ("ROLLCALL__LOG__FILTER", "info,x=loud", "log.filter"),
         ("ROLLCALL__QUEUE__URL", "http://x", "queue.url"),
         ("ROLLCALL__INGRESS__ADDRESS", "203.0.113.1:80", "203.0.113.1:80"),
+        ("ROLLCALL__INGRESS__TRUSTED_PROXIES", "10.0.0.0/8,proxy", "\"proxy\" is no IP address and no network"),
+        ("ROLLCALL__INGRESS__MAX_UNSIGNED_PER_ADDRESS", "0", "ingress.max_unsigned_per_address is \"0\""),
         ("ROLLCALL__INGRESS__ADMIN_ADDRESS", "203.0.113.1:80", "admin address 203.0.113.1:80"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall-ingress"));
@@ -204,7 +245,7 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
 async fn the_limit_of_open_files_is_raised() {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "ulimit -S -n 64 && exec \"$0\"", env!("CARGO_BIN_EXE_rollcall-ingress")]);
-    let program = Program::start_by(command).await;
+    let program = Program::start_by(command, &[]).await;
     let mut senders = Vec::new();
     for _ in 0..200 {
         let mut sender = Sender::connect(program.address).await;

@@ -1,10 +1,11 @@
 //! The page `/rejections` at an ingress's admin address: what it wrote there last, for whoever reads it.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+use super::client::ClientAddress;
 
 /// Where the page is.
 pub const PATH: &str = "/rejections";
@@ -23,8 +24,8 @@ pub struct Rejections {
 pub struct RejectedRequest {
     /// When, to the millisecond.
     pub at: DateTime<Utc>,
-    /// The other end of the connection: behind a proxy, the proxy.
-    pub address: SocketAddr,
+    /// From where: the other end of the connection, or what a trusted proxy there says.
+    pub address: ClientAddress,
     /// Why, as the label `reason` of `rollcall_ingress_rejections_total` has it.
     pub reason: Cow<'static, str>,
     /// How long its body is in bytes, as announced or as far as it was read, whichever is more.
