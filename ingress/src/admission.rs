@@ -234,6 +234,11 @@ impl Place {
             open.learn(self.address);
         }
     }
+
+    /// Whether a server has signed over this connection, or another from its address.
+    pub(crate) fn is_a_servers(&self) -> bool {
+        self.has_signed.load(Ordering::Relaxed) || self.admission.locked().servers.contains_key(&self.address)
+    }
 }
 
 impl Drop for Place {

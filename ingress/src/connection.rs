@@ -2,7 +2,7 @@
 //!
 //! hyper's own time-out for headers begins anew after each answer and would close the connection of every room in which
 //! nothing happens for some seconds. So it is off, and [`Patient`], between hyper and the socket, knows what the peer is
-//! expected to do next and how long that may take. Bodies have a time-out of their own, in [`crate::webhook`].
+//! expected to do next and how long that may take. Bodies have a time-out of their own, in [`crate::bodies`].
 //!
 //! Whatever else is expected, a peer takes its answers: hyper does not read while 16 of them wait, or [`MAX_BUFFER`] bytes, and so
 //! would wait for ever for one that pipelines requests and reads nothing.

@@ -6,7 +6,7 @@
 //! - [`server`] accepts its connection, and drains when told to stop; [`admission`] has a place for it, and says who goes where
 //!   there is none;
 //! - `connection` reads its request and closes on who is too slow;
-//! - [`webhook`] decides about it, from the path to the queue;
+//! - [`webhook`] decides about it, from the path to the queue; `bodies` reads its body, or drops it;
 //! - `answer` is what its sender is told;
 //! - `metrics` counts it, and [`rejections`] keeps the last that were refused.
 //!
@@ -16,6 +16,7 @@
 
 pub mod admission;
 mod answer;
+mod bodies;
 mod connection;
 mod metrics;
 pub mod program;

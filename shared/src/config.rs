@@ -107,6 +107,8 @@ pub struct Ingress {
     pub paths: Vec<String>,
     /// The longest body that is taken, in bytes.
     pub max_body_bytes: usize,
+    /// The memory for bodies that are too long for their connection's buffer, all together, in bytes.
+    pub max_bodies_bytes: usize,
     /// The most connections at once.
     pub max_connections: usize,
     /// The most of them from one address, of IPv6 one /64, that have never shown a good signature.
@@ -318,6 +320,7 @@ impl Default for Ingress {
             // The second is where the Django integration took them.
             paths: vec!["/webhooks/plugnmeet".into(), "/api/course/plugnmeet/webhook/".into()],
             max_body_bytes: 1024 * 1024,
+            max_bodies_bytes: 64 * 1024 * 1024,
             max_connections: 20_000,
             max_unsigned_per_address: 500,
             trusted_proxies: Vec::new(),
@@ -624,8 +627,15 @@ impl Settings {
     }
 
     fn check_ingress(&self) -> Result<(), ConfigError> {
-        let Ingress { paths, max_body_bytes, max_connections, max_unsigned_per_address, confirm_timeout, .. } =
-            &self.ingress;
+        let Ingress {
+            paths,
+            max_body_bytes,
+            max_bodies_bytes,
+            max_connections,
+            max_unsigned_per_address,
+            confirm_timeout,
+            ..
+        } = &self.ingress;
         for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
@@ -636,6 +646,12 @@ impl Settings {
             "ingress.max_body_bytes",
             max_body_bytes,
             "it is from 16384 to 16777216",
+        )?;
+        check(
+            *max_bodies_bytes / 4 >= *max_body_bytes,
+            "ingress.max_bodies_bytes",
+            max_bodies_bytes,
+            "it is four times ingress.max_body_bytes or more",
         )?;
         check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
         check(

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::http::{Running, SHORT, limits};
+use crate::http::{MAX_BODY, Running, SHORT, limits};
 use crate::support::{Sender, UNWANTED, request, webhook};
 use rollcall_ingress::Timeouts;
 use rollcall_ingress::admission::Limits;
-use rollcall_shared::config::Spool;
+use rollcall_shared::config::{Ingress, Spool};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -150,4 +150,66 @@ async fn who_reads_slowly_is_answered_to_the_end() {
     };
     let (sent, ()) = tokio::join!(write.write_all(requests.as_bytes()), reading);
     sent.unwrap();
+}
+
+/// A body that is too long to come in one piece, as the server would sign it.
+fn long_webhook() -> String {
+    webhook(&format!(r#"{{"event":"track_published","x":"{}"}}"#, "x".repeat(MAX_BODY - 100)))
+}
+
+/// Half of one that nobody has signed.
+fn half_a_forged_one() -> String {
+    let forged = request("POST", PATH, &[("Hash-Token", "x")], &"x".repeat(MAX_BODY));
+    forged[..forged.len() / 2].to_owned()
+}
+
+/// An ingress that has memory for two long bodies of strangers.
+async fn with_memory_for_two(timeouts: Timeouts) -> Running {
+    let settings = Ingress { max_bodies_bytes: 4 * MAX_BODY, ..Ingress::default() };
+    Running::start_on(timeouts, limits(100), settings).await
+}
+
+#[tokio::test]
+async fn long_bodies_wait_for_memory_but_not_those_of_servers() {
+    let ingress = with_memory_for_two(Timeouts::default()).await;
+    let mut strangers = ingress.crowd("127.0.0.2", 2).await;
+    for stranger in &mut strangers {
+        stranger.send(half_a_forged_one()).await;
+        assert!(stranger.is_quiet_for(SHORT).await);
+    }
+    let mut waiting = ingress.connect().await;
+    waiting.send(long_webhook()).await;
+    assert!(waiting.is_quiet_for(SHORT).await);
+    // What comes in one piece needs none.
+    assert_eq!(ingress.connect_from("127.0.0.3").await.ask(webhook(UNWANTED)).await.status, 200);
+    // It is told from strangers by what has come from its address before.
+    assert_eq!(ingress.connect_from("127.0.0.3").await.ask(long_webhook()).await.status, 200);
+    assert!(waiting.is_quiet_for(SHORT).await);
+    drop(strangers);
+    assert_eq!(waiting.response().await.status, 200);
+    for _ in 0..10 {
+        assert_eq!(waiting.ask(long_webhook()).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_memory_is_told_to_come_again() {
+    let ingress = with_memory_for_two(Timeouts { body: 2 * SHORT, ..Timeouts::default() }).await;
+    let mut strangers = ingress.crowd("127.0.0.2", 8).await;
+    for stranger in &mut strangers {
+        stranger.send(half_a_forged_one()).await;
+    }
+    // Whoever has memory is too slow with the rest; of those who wait for it some wait too long.
+    let mut statuses = Vec::new();
+    for stranger in &mut strangers {
+        let response = stranger.response().await;
+        assert_eq!(response.header("retry-after"), (response.status == 503).then_some("15"), "{response:?}");
+        assert_eq!(response.header("connection"), Some("close"), "{response:?}");
+        statuses.push(response.status);
+    }
+    assert!(statuses.contains(&408) && statuses.contains(&503), "{statuses:?}");
+    // Nothing of it is lost.
+    for _ in 0..4 {
+        assert_eq!(ingress.connect().await.ask(long_webhook()).await.status, 200);
+    }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-const MAX_BODY: usize = 100_000;
+pub(crate) const MAX_BODY: usize = 100_000;
 /// What is short for a test. Everything that a test does not wait for is long.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
@@ -41,10 +41,15 @@ impl Running {
     }
 
     pub(crate) async fn start_with(timeouts: Timeouts, limits: Limits, max_spool: u64) -> Self {
+        let spool = Spool { max_bytes: max_spool, ..Spool::default() };
+        Self::start_on(timeouts, limits, Ingress { spool, ..Ingress::default() }).await
+    }
+
+    pub(crate) async fn start_on(timeouts: Timeouts, limits: Limits, settings: Ingress) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let spool = Spool { path: data.path().join("spool.db"), max_bytes: max_spool, min_free_bytes: 0 };
+        let spool = Spool { path: data.path().join("spool.db"), min_free_bytes: 0, ..settings.spool };
         let trusted_proxies = limits.trusted_proxies.clone();
-        let settings = Ingress { max_body_bytes: MAX_BODY, spool, trusted_proxies, ..Ingress::default() };
+        let settings = Ingress { max_body_bytes: MAX_BODY, spool, trusted_proxies, ..settings };
         let keys = ServerKeys { source: "main".into(), api_key: KEY.into(), secrets: vec![SECRET.into()] };
         let queue = config::Queue {
             url: SecretUrl::parse(&no_broker().await).unwrap(),

@@ -48,6 +48,12 @@ impl Program {
         Sender::connect(self.admin).await.ask(request("GET", path, &[], "")).await
     }
 
+    fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()).unwrap();
+        kib.parse::<u64>().unwrap() * 1024
+    }
+
     fn signal(&self, signal: Signal) {
         let id = self.child.id().unwrap().try_into().unwrap();
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
@@ -188,6 +194,31 @@ async fn an_address_of_ipv4_is_shown_as_one_where_both_are_listened_on() {
 }
 
 #[tokio::test]
+async fn a_body_that_cannot_be_a_webhook_is_not_kept() {
+    const SENDERS: u64 = 60;
+    const LENGTH: usize = 1_000_000;
+    let program = Program::start().await;
+    let body = "x".repeat(LENGTH);
+    let signed = [("Hash-Token", "x")];
+    for (path, headers, status) in [(support::PATH, &[] as &[_], 403), ("/wrong", &signed, 404)] {
+        let request = request("POST", path, headers, &body);
+        let before = program.resident_bytes();
+        let mut senders = Vec::new();
+        for _ in 0..SENDERS {
+            let mut sender = Sender::connect_and_hold_little(program.address).await;
+            // When this returns, at most what the sockets' buffers hold is not read.
+            sender.send(&request[..request.len() - 1]).await;
+            senders.push(sender);
+        }
+        let grown = program.resident_bytes().saturating_sub(before);
+        assert!(grown < SENDERS * LENGTH as u64 / 4, "{grown} bytes for {SENDERS} senders");
+        for sender in &mut senders {
+            assert_eq!(sender.ask("x").await.status, status);
+        }
+    }
+}
+
+#[tokio::test]
 async fn sigterm_lets_what_is_under_way_end() {
     let mut program = Program::start().await;
     let (mut sender, end) = begin_webhook(&program).await;
@@ -228,6 +259,7 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
         ("ROLLCALL__QUEUE__URL", "http://x", "queue.url"),
         ("ROLLCALL__INGRESS__ADDRESS", "203.0.113.1:80", "203.0.113.1:80"),
         ("ROLLCALL__INGRESS__TRUSTED_PROXIES", "10.0.0.0/8,proxy", "\"proxy\" is no IP address and no network"),
+        ("ROLLCALL__INGRESS__MAX_BODIES_BYTES", "4194303", "ingress.max_bodies_bytes is \"4194303\""),
         ("ROLLCALL__INGRESS__MAX_UNSIGNED_PER_ADDRESS", "0", "ingress.max_unsigned_per_address is \"0\""),
         ("ROLLCALL__INGRESS__ADMIN_ADDRESS", "203.0.113.1:80", "admin address 203.0.113.1:80"),
     ] {

@@ -49,10 +49,11 @@ impl Sender {
         Self(BufReader::new(socket.connect(address).await.unwrap()))
     }
 
-    /// From there, with the smallest buffer for what it does not read.
+    /// With the smallest buffers for what it does not read, and for what the other side does not.
     pub(crate) async fn connect_and_hold_little(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(1).unwrap();
+        socket.set_send_buffer_size(1).unwrap();
         Self(BufReader::new(socket.connect(address).await.unwrap()))
     }
 
