@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rollcall_shared::config::Settings;
@@ -57,14 +58,19 @@ impl Ingress {
     pub async fn run(self, settings: &Settings, publisher: &Publisher, stop: CancellationToken) {
         let verifier = Verifier::new(settings.server_keys());
         let timeouts = Timeouts::default();
-        let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), self.rejections, timeouts.body);
+        let webhooks =
+            Webhooks::new(&settings.ingress, verifier, publisher.clone(), Arc::clone(&self.rejections), timeouts.body);
         let limits = Limits {
             connections: connection_limit(settings.ingress.max_connections),
             strangers_per_address: settings.ingress.max_unsigned_per_address,
             trusted_proxies: settings.ingress.trusted_proxies.clone(),
         };
         let server = Server::new(webhooks, timeouts, limits);
-        server.run(self.listener, stop, settings.ingress.drain_timeout).await;
+        tokio::select! {
+            () = server.run(self.listener, stop, settings.ingress.drain_timeout) => {}
+            () = self.rejections.log_repeated() => {}
+        }
+        self.rejections.log(Duration::ZERO);
         publisher.close().await;
     }
 }

@@ -134,10 +134,10 @@ impl Webhooks {
         let mut size = body.size_hint().lower();
         let answer = self.take_in(&head, body, &mut size, place).await.unwrap_or_else(|refusal| {
             let client = ClientAddress::of(place.peer(), &head.headers, &self.trusted_proxies);
-            refusal.log(&head, client);
             metrics::rejected(refusal.reason());
-            if self.may_be_a_webhook(&head) {
-                self.rejections.keep(refusal.reason(), client, size);
+            // What cannot be one is only logged where somebody wants to see everything.
+            if !self.may_be_a_webhook(&head) || self.rejections.keep(refusal.reason(), client, size) {
+                refusal.log(&head, client);
             }
             refusal.answer()
         });

@@ -124,12 +124,13 @@ async fn the_admin_address_shows_how_it_is() {
 }
 
 #[tokio::test]
-async fn a_flood_of_refused_requests_is_counted_and_the_last_are_shown() {
-    let program = Program::start().await;
+async fn what_is_refused_again_and_again_is_one_line_with_a_count() {
+    const FLOOD: u64 = 1_000;
+    let mut program = Program::start().await;
     let mut sender = Sender::connect(program.address).await;
     let mut ask = async |request: String, status| assert_eq!(sender.ask(request).await.status, status);
     ask(webhook("not json"), 400).await;
-    for _ in 0..KEPT + 20 {
+    for _ in 0..FLOOD {
         ask(request("POST", support::PATH, &[], UNWANTED), 403).await;
     }
     let forged = request("POST", support::PATH, &[("Hash-Token", &"0".repeat(64))], WANTED);
@@ -138,25 +139,52 @@ async fn a_flood_of_refused_requests_is_counted_and_the_last_are_shown() {
     for _ in 0..KEPT {
         ask(request("GET", "/.env", &[], ""), 404).await;
     }
+    ask(request("POST", support::PATH, &[], WANTED), 403).await;
 
     let page = program.admin("/rejections").await;
     assert_eq!((page.status, page.header("content-type")), (200, Some("application/json")), "{page:?}");
     assert!(!page.body.contains("track_published") && !page.body.contains(".env"), "{page:?}");
     let shown: Rejections = serde_json::from_str(&page.body).unwrap();
-    assert_eq!((shown.total, shown.rejections.len()), (KEPT as u64 + 22, KEPT));
+    assert_eq!(shown.total, FLOOD + 3);
+    let (missing, long) = (FLOOD + 1, WANTED.len() as u64);
+    let kinds: Vec<_> = shown.rejections.iter().map(|it| (it.reason.as_ref(), it.count, it.size)).collect();
+    assert_eq!(kinds, [("missing", missing, long), ("wrong_secret", 1, long), ("not_json", 1, 8)]);
     let newest = &shown.rejections[0];
-    assert_eq!((newest.reason.as_ref(), newest.size), ("wrong_secret", WANTED.len() as u64));
     assert_eq!(newest.address, sender.address().into());
     assert!((chrono::Utc::now() - newest.at).num_seconds() < 60, "{newest:?}");
-    assert!(shown.rejections[1..].iter().all(|rejected| rejected.reason == "missing"));
-    assert!(shown.rejections.is_sorted_by(|newer, older| newer.at >= older.at));
+    assert!(shown.rejections[1].at < newest.at && newest.since < shown.rejections[1].at, "{shown:?}");
 
     let metrics = program.admin("/metrics").await.body;
-    for (reason, count) in [("not_json", 1), ("missing", KEPT + 20), ("wrong_secret", 1), ("wrong_path", KEPT)] {
+    for (reason, count) in [("not_json", 1), ("missing", missing), ("wrong_secret", 1), ("wrong_path", KEPT as u64)] {
         let line = format!(r#"rollcall_ingress_rejections_total{{reason="{reason}"}} {count}"#);
         assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
     }
     assert_eq!(program.admin("/").await.body, "there are /healthz, /readyz, /metrics, /rejections\n");
+
+    program.signal(Signal::TERM);
+    let mut refused = Vec::new();
+    while let Some(line) = program.log.next_line().await.unwrap() {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if line["message"].as_str().is_some_and(|message| message.contains("refused")) {
+            refused.push(line);
+        }
+    }
+    assert_eq!(refused.len(), 4, "{refused:?}");
+    assert_eq!((refused[3]["reason"].as_str(), refused[3]["count"].as_u64()), (Some("missing"), Some(FLOOD)));
+}
+
+#[tokio::test]
+async fn so_many_kinds_of_refusals_are_kept() {
+    let program = Program::start().await;
+    for last in 2..KEPT + 22 {
+        let mut sender = Sender::connect_from(&format!("127.0.0.{last}"), program.address).await;
+        assert_eq!(sender.ask(request("POST", support::PATH, &[], UNWANTED)).await.status, 403);
+    }
+    let shown: Rejections = serde_json::from_str(&program.admin("/rejections").await.body).unwrap();
+    assert_eq!((shown.total, shown.rejections.len()), (KEPT as u64 + 20, KEPT));
+    assert!(shown.rejections.is_sorted_by(|newer, older| newer.at >= older.at));
+    let addresses: Vec<_> = shown.rejections.iter().map(|rejected| rejected.address.network().to_string()).collect();
+    assert_eq!((&addresses[0][..], &addresses[KEPT - 1][..]), ("127.0.0.121", "127.0.0.22"));
 }
 
 /// Where the request came from that was refused last, on the page and in the log.
