@@ -102,6 +102,10 @@ pub struct Ingress {
     /// Where `/healthz`, `/readyz` and `/metrics` are shown: not for the world.
     #[serde(deserialize_with = "address")]
     pub admin_address: SocketAddr,
+    /// The names that it is asked for by, beside `localhost` and this machine's own: in the environment with commas between
+    /// them.
+    #[serde(deserialize_with = "list")]
+    pub admin_hosts: Vec<String>,
     /// The paths that webhooks are posted to; in the environment with commas between them.
     #[serde(deserialize_with = "list")]
     pub paths: Vec<String>,
@@ -160,6 +164,9 @@ pub struct Workers {
     /// Where a worker shows `/healthz`, `/readyz` and `/metrics`; nowhere unless told.
     #[serde(deserialize_with = "some_address")]
     pub admin_address: Option<SocketAddr>,
+    /// As the ingress's.
+    #[serde(deserialize_with = "list")]
+    pub admin_hosts: Vec<String>,
     /// The most events in one transaction.
     pub batch_size: usize,
     /// How long to wait for a batch to fill once it has begun.
@@ -317,6 +324,7 @@ impl Default for Ingress {
         Self {
             address: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin_address: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            admin_hosts: Vec::new(),
             // The second is where the Django integration took them.
             paths: vec!["/webhooks/plugnmeet".into(), "/api/course/plugnmeet/webhook/".into()],
             max_body_bytes: 1024 * 1024,
@@ -342,6 +350,7 @@ impl Default for Workers {
     fn default() -> Self {
         Self {
             admin_address: None,
+            admin_hosts: Vec::new(),
             batch_size: 200,
             batch_wait: Duration::from_millis(5),
             drain_timeout: Duration::from_secs(20),

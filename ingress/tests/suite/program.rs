@@ -45,7 +45,13 @@ impl Program {
     }
 
     async fn admin(&self, path: &str) -> support::Response {
-        Sender::connect(self.admin).await.ask(request("GET", path, &[], "")).await
+        self.admin_as("localhost", path).await
+    }
+
+    /// What it answers to who asks for this host.
+    async fn admin_as(&self, host: &str, path: &str) -> support::Response {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        Sender::connect(self.admin).await.ask(request).await
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -120,6 +126,21 @@ async fn the_admin_address_shows_how_it_is() {
         "# HELP rollcall_ingress_connections Connections open now.",
     ] {
         assert!(metrics.lines().any(|shown| shown == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_address_answers_only_to_its_own_names() {
+    let program = Program::start_with(&[("ROLLCALL__INGRESS__ADMIN_HOSTS", "ingress, rollcall.internal")]).await;
+    let own = rollcall_shared::queue::host();
+    let with_port = program.admin.to_string();
+    for host in ["127.0.0.1", "[::1]:9090", "localhost", "ingress:9090", "Rollcall.Internal", &own, &with_port] {
+        assert_eq!(program.admin_as(host, "/metrics").await.status, 200, "{host}");
+    }
+    for path in ["/metrics", "/healthz", "/readyz", "/rejections", "/"] {
+        let response = program.admin_as("evil.example", path).await;
+        assert_eq!(response.status, 421, "{path}");
+        assert!(response.body.contains("ingress.admin_hosts") && !response.body.contains("evil"), "{response:?}");
     }
 }
 
