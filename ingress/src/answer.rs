@@ -34,6 +34,8 @@ pub(crate) enum Answer {
     BodyTooSlow,
     /// The body is longer than is taken.
     BodyTooLong,
+    /// Other bodies have all the memory that there is for them.
+    Busy,
     /// The event could not be made durable, neither on the broker nor on disk.
     Unavailable,
 }
@@ -50,13 +52,14 @@ impl Answer {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyTooLong => "body_too_long",
+            Self::Busy => "busy",
             Self::Unavailable => "unavailable",
         }
     }
 
     /// Whether the rest of the body is still to come, so that nothing else can be read from the connection.
     pub(crate) fn closes_connection(self) -> bool {
-        matches!(self, Self::BodyTooSlow | Self::BodyTooLong)
+        matches!(self, Self::BodyTooSlow | Self::BodyTooLong | Self::Busy)
     }
 
     /// Whether the request was signed by a server of the settings, and not by just anybody.
@@ -72,7 +75,7 @@ impl Answer {
         if self == Self::MethodNotAllowed {
             headers.insert(ALLOW, HeaderValue::from_static("POST"));
         }
-        if self == Self::Unavailable {
+        if matches!(self, Self::Busy | Self::Unavailable) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         if self.closes_connection() {
@@ -90,7 +93,7 @@ impl Answer {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -104,6 +107,7 @@ impl Answer {
             Self::MethodNotAllowed => r#"{"status":"error","error":"webhooks are posted"}"#,
             Self::BodyTooSlow => r#"{"status":"error","error":"the body did not arrive in time"}"#,
             Self::BodyTooLong => r#"{"status":"error","error":"the body is too long"}"#,
+            Self::Busy => r#"{"status":"error","error":"too many long bodies come at once, try again later"}"#,
             Self::Unavailable => r#"{"status":"error","error":"the event cannot be queued now, try again later"}"#,
         };
         Bytes::from_static(error.as_bytes())

@@ -2,11 +2,13 @@
 //!
 //! hyper's own time-out for headers begins anew after each answer and would close the connection of every room in which
 //! nothing happens for some seconds. So it is off, and [`Patient`], between hyper and the socket, knows what the peer is
-//! expected to do next and how long that may take. Bodies have a time-out of their own, in [`crate::webhook`].
+//! expected to do next and how long that may take. Bodies have a time-out of their own, in [`crate::bodies`].
+//!
+//! Whatever else is expected, a peer takes its answers: hyper does not read while 16 of them wait, or [`MAX_BUFFER`] bytes, and so
+//! would wait for ever for one that pipelines requests and reads nothing.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::Timeouts;
+use crate::admission::Place;
 use crate::answer::Answer;
 use crate::tls::Stream;
 use crate::webhook::Webhooks;
@@ -31,19 +34,18 @@ use crate::webhook::Webhooks;
 const MAX_BUFFER: usize = 16 * 1024;
 
 /// Answers the requests of one connection until its peer closes it, is too slow, or `shutdown`: then the request under
-/// way is answered first. Without `keep_alive`, there is one request only.
+/// way is answered first.
 pub(crate) async fn serve(
     stream: Stream,
-    peer: SocketAddr,
+    place: &Place,
     webhooks: &Webhooks,
     timeouts: Timeouts,
-    keep_alive: bool,
     shutdown: &CancellationToken,
 ) {
     let stage = Arc::new(StageCell::default());
     let mut stream = Patient::new(stream, timeouts, Arc::clone(&stage));
-    if let Err(error) = converse(&mut stream, &stage, peer, webhooks, keep_alive, shutdown).await {
-        debug!(%peer, %error, "A connection ended early.");
+    if let Err(error) = converse(&mut stream, &stage, place, webhooks, shutdown).await {
+        debug!(peer = %place.peer(), %error, "A connection ended early.");
     }
     if stage.get() == Stage::Refused {
         linger(&mut stream.stream, timeouts.linger).await;
@@ -53,21 +55,20 @@ pub(crate) async fn serve(
 async fn converse(
     stream: &mut Patient<Stream>,
     stage: &StageCell,
-    peer: SocketAddr,
+    place: &Place,
     webhooks: &Webhooks,
-    keep_alive: bool,
     shutdown: &CancellationToken,
 ) -> hyper::Result<()> {
     let service = service_fn(|request| {
         stage.set(Stage::Request);
         async move {
-            let answer = webhooks.answer(request, peer).await;
+            let answer = webhooks.answer(request, place).await;
             stage.set(Stage::after(answer));
             Ok::<_, Infallible>(answer.into_response())
         }
     });
     let connection = http1::Builder::new()
-        .keep_alive(keep_alive)
+        .keep_alive(place.keep_alive())
         .header_read_timeout(None)
         .max_buf_size(MAX_BUFFER)
         .serve_connection(TokioIo::new(stream), service);
@@ -142,11 +143,20 @@ struct Patient<S> {
     timer: Pin<Box<Sleep>>,
     /// The stage that the timer runs for. It is set only when there is nothing to read.
     timed: Option<Stage>,
+    /// Runs from when the peer took nothing more of what is written until it takes some.
+    stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
     fn new(stream: S, timeouts: Timeouts, stage: Arc<StageCell>) -> Self {
-        Self { stream, stage, timeouts, timer: Box::pin(sleep(timeouts.first_byte)), timed: Some(Stage::New) }
+        Self {
+            stream,
+            stage,
+            timeouts,
+            timer: Box::pin(sleep(timeouts.first_byte)),
+            timed: Some(Stage::New),
+            stuck: None,
+        }
     }
 
     /// Something was read: if a request was awaited, it has begun.
@@ -173,6 +183,16 @@ impl<S> Patient<S> {
         }
         self.timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// What came of a write: it fails where the peer has taken nothing for as long as it may.
+    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(self.timeouts.write)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
@@ -188,8 +208,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.in_time(cx, written)
     }
 
     /// While a request is worked on hyper sees that there is nothing to read, and then does not look again when it has
@@ -208,11 +230,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,10 +3,11 @@
 //! A webhook's way through the modules:
 //!
 //! - [`program`] sets everything up;
-//! - [`server`] accepts its connection, keeps to the connection limit, and drains when told to stop;
+//! - [`server`] accepts its connection, and drains when told to stop; [`admission`] has a place for it, and says who goes where
+//!   there is none;
 //! - `tls` makes TLS of it, where the settings say so;
 //! - `connection` reads its request and closes on who is too slow;
-//! - [`webhook`] decides about it, from the path to the queue;
+//! - [`webhook`] decides about it, from the path to the queue; `bodies` reads its body, or drops it;
 //! - `answer` is what its sender is told;
 //! - `metrics` counts it, and [`rejections`] keeps the last that were refused.
 //!
@@ -14,7 +15,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admission;
 mod answer;
+mod bodies;
 mod connection;
 mod metrics;
 pub mod program;
@@ -41,6 +44,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// From an answer to somebody who has signed nothing to their next request.
     pub stranger_idle: Duration,
+    /// From when the peer took something of its answers to when it takes more.
+    pub write: Duration,
     /// From an answer that was given before the body was read to closing the connection: see `connection`.
     pub linger: Duration,
 }
@@ -57,6 +62,7 @@ impl Default for Timeouts {
             body: Duration::from_secs(10),
             idle: Duration::from_hours(1),
             stranger_idle: STRANGER_IDLE,
+            write: Duration::from_secs(10),
             linger: Duration::from_secs(2),
         }
     }

@@ -39,7 +39,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
 
-    let admin = Admin::bind(settings.ingress.admin_address).await?;
+    let admin = Admin::bind(settings.ingress.admin_address).await?.known_as(&settings.ingress.admin_hosts);
     describe_metrics();
     let ingress = Ingress::bind(&settings).await?;
     let publisher = Queue::open(&settings.queue, "rollcall-ingress")?.publisher(&settings.ingress).await?;

@@ -18,6 +18,7 @@ const SIGNATURES: &str = "rollcall_ingress_signatures_total";
 const BODY_BYTES: &str = "rollcall_ingress_body_bytes_total";
 const PUBLISH: &str = "rollcall_ingress_publish_seconds";
 const CONNECTIONS: &str = "rollcall_ingress_connections";
+const CLOSED: &str = "rollcall_ingress_connections_closed_total";
 const ACCEPT_ERRORS: &str = "rollcall_ingress_accept_errors_total";
 
 /// The events that PlugNMeet is known to send and no worker wants; those of its next release count as `other`.
@@ -46,6 +47,7 @@ pub fn describe() {
         "From handing an event to the queue to its being durable, or giving up."
     );
     describe_gauge!(CONNECTIONS, "Connections open now.");
+    describe_counter!(CLOSED, "Connections without a good signature that were closed for another one, by limit.");
     describe_counter!(ACCEPT_ERRORS, "Times that no connection could be taken, for want of files or memory.");
 }
 
@@ -70,6 +72,11 @@ pub(crate) fn accepted(worker: WorkerName, scheme: Scheme, body_bytes: usize) {
 
 pub(crate) fn published(took: Duration) {
     histogram!(PUBLISH).record(took);
+}
+
+/// `limit` is which one was reached: `full`, all connections, or `address`, those of one address.
+pub(crate) fn closed_for_another(limit: &'static str) {
+    counter!(CLOSED, "limit" => limit).increment(1);
 }
 
 pub(crate) fn accept_failed() {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rollcall_shared::config::Settings;
@@ -14,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::Timeouts;
+use crate::admission::Limits;
 use crate::rejections::LastRejections;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::tls::Certificate;
 use crate::webhook::Webhooks;
 
@@ -38,7 +40,7 @@ impl Ingress {
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let certificate = settings.ingress.tls.as_ref().map(Certificate::read).transpose()?;
         let address = settings.ingress.address;
-        let listener = TcpListener::bind(address).await.with_context(|| {
+        let listener = server::listen(address).with_context(|| {
             format!("cannot listen on {address} (ingress.address): does another Rollcall run there?")
         })?;
         let address = listener.local_addr()?;
@@ -59,14 +61,23 @@ impl Ingress {
     pub async fn run(self, settings: &Settings, publisher: &Publisher, stop: CancellationToken) {
         let verifier = Verifier::new(settings.server_keys());
         let timeouts = Timeouts::default();
-        let webhooks = Webhooks::new(&settings.ingress, verifier, publisher.clone(), self.rejections, timeouts.body);
+        let webhooks =
+            Webhooks::new(&settings.ingress, verifier, publisher.clone(), Arc::clone(&self.rejections), timeouts.body);
         let tls = self.certificate.as_ref().map(Certificate::acceptor);
         if let Some(certificate) = self.certificate {
             tokio::spawn(stop.clone().run_until_cancelled_owned(certificate.look_after()));
         }
-        let limit = connection_limit(settings.ingress.max_connections);
-        let server = Server::new(webhooks, timeouts, limit).with_tls(tls);
-        server.run(self.listener, stop, settings.ingress.drain_timeout).await;
+        let limits = Limits {
+            connections: connection_limit(settings.ingress.max_connections),
+            strangers_per_address: settings.ingress.max_unsigned_per_address,
+            trusted_proxies: settings.ingress.trusted_proxies.clone(),
+        };
+        let server = Server::new(webhooks, timeouts, limits).with_tls(tls);
+        tokio::select! {
+            () = server.run(self.listener, stop, settings.ingress.drain_timeout) => {}
+            () = self.rejections.log_repeated() => {}
+        }
+        self.rejections.log(Duration::ZERO);
         publisher.close().await;
     }
 }

@@ -1,26 +1,28 @@
-//! The one thing that a request can ask for, top to bottom: path, method, body, signature, event, queue, answer.
+//! The one thing that a request can ask for, top to bottom: path, method, body, signature, event, queue, answer. What cannot
+//! be a webhook by its head is read and dropped.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::Utc;
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
+use ipnet::IpNet;
 use rollcall_shared::config;
 use rollcall_shared::event::WorkerName;
 use rollcall_shared::plugnmeet::webhook::Routing;
 use rollcall_shared::queue::{MAX_ID, Message, PublishError, Publisher};
 use rollcall_shared::signature::{Rejection, Signed, Verifier};
+use rollcall_shared::telemetry::client::ClientAddress;
 use rollcall_shared::telemetry::trace_context;
-use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::admission::Place;
 use crate::answer::Answer;
+use crate::bodies::{Bodies, BodyError};
 use crate::metrics;
 use crate::rejections::LastRejections;
 
@@ -36,8 +38,8 @@ pub struct Webhooks {
     verifier: Verifier,
     publisher: Publisher,
     rejections: Arc<LastRejections>,
-    max_body_bytes: usize,
-    body_timeout: Duration,
+    trusted_proxies: Vec<IpNet>,
+    bodies: Bodies,
     publish_timeout: Duration,
 }
 
@@ -48,12 +50,8 @@ enum Refusal {
     Path,
     #[error("webhooks are posted")]
     Method,
-    #[error("the body did not arrive in time")]
-    TooSlow,
-    #[error("the body is longer than ingress.max_body_bytes")]
-    TooLong,
-    #[error("the body did not arrive whole: {0}")]
-    CutOff(#[from] hyper::Error),
+    #[error(transparent)]
+    Reading(#[from] BodyError),
     #[error(transparent)]
     Signature(#[from] Rejection),
     /// The parser's own message may quote the body.
@@ -68,9 +66,10 @@ impl Refusal {
         match self {
             Self::Path => Answer::NotFound,
             Self::Method => Answer::MethodNotAllowed,
-            Self::TooSlow => Answer::BodyTooSlow,
-            Self::TooLong => Answer::BodyTooLong,
-            Self::CutOff(_) | Self::Body(_) => Answer::BadBody,
+            Self::Reading(BodyError::TooSlow) => Answer::BodyTooSlow,
+            Self::Reading(BodyError::TooLong) => Answer::BodyTooLong,
+            Self::Reading(BodyError::NoMemory) => Answer::Busy,
+            Self::Reading(BodyError::CutOff(_)) | Self::Body(_) => Answer::BadBody,
             Self::Signature(_) => Answer::Forbidden,
             Self::Queue => Answer::Unavailable,
         }
@@ -81,9 +80,10 @@ impl Refusal {
         match self {
             Self::Path => "wrong_path",
             Self::Method => "wrong_method",
-            Self::TooSlow => "body_too_slow",
-            Self::TooLong => "body_too_long",
-            Self::CutOff(_) => "body_cut_off",
+            Self::Reading(BodyError::TooSlow) => "body_too_slow",
+            Self::Reading(BodyError::TooLong) => "body_too_long",
+            Self::Reading(BodyError::CutOff(_)) => "body_cut_off",
+            Self::Reading(BodyError::NoMemory) => "busy",
             Self::Signature(rejection) => rejection.label(),
             Self::Body(error) if error.is_data() => "no_event",
             Self::Body(_) => "not_json",
@@ -91,14 +91,14 @@ impl Refusal {
         }
     }
 
-    fn log(&self, head: &Parts, peer: SocketAddr) {
+    fn log(&self, head: &Parts, client: ClientAddress) {
         let path = head.uri.path();
         match self {
             // The whole internet asks for paths that are not here.
-            Self::Path | Self::Method => debug!(%peer, path, reason = %self, "A request was refused."),
+            Self::Path | Self::Method => debug!(%client, path, reason = %self, "A request was refused."),
             // It was logged where the event is known.
             Self::Queue => {}
-            _ => warn!(%peer, path, reason = %self, "A request was refused."),
+            _ => warn!(%client, path, reason = %self, "A request was refused."),
         }
     }
 }
@@ -118,21 +118,22 @@ impl Webhooks {
             verifier,
             publisher,
             rejections,
-            max_body_bytes: settings.max_body_bytes,
-            body_timeout,
+            trusted_proxies: settings.trusted_proxies.clone(),
+            bodies: Bodies::new(settings.max_body_bytes, settings.max_bodies_bytes, body_timeout),
             publish_timeout: settings.confirm_timeout + DISK_TIMEOUT,
         }
     }
 
-    /// Does what a request asks for, and says what to tell its sender. `peer` is for the log and the page of rejections.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+    /// Does what a request asks for that came over the connection with this place, and says what to tell its sender.
+    pub(crate) async fn answer(&self, request: Request<Incoming>, place: &Place) -> Answer {
         let (head, body) = request.into_parts();
         let mut size = body.size_hint().lower();
-        let answer = self.take_in(&head, body, &mut size).await.unwrap_or_else(|refusal| {
-            refusal.log(&head, peer);
+        let answer = self.take_in(&head, body, &mut size, place).await.unwrap_or_else(|refusal| {
+            let client = ClientAddress::of(place.peer(), &head.headers, &self.trusted_proxies);
             metrics::rejected(refusal.reason());
-            if self.may_be_a_webhook(&head) {
-                self.rejections.keep(refusal.reason(), peer, size);
+            // What cannot be one is only logged where somebody wants to see everything.
+            if !self.may_be_a_webhook(&head) || self.rejections.keep(refusal.reason(), client, size) {
+                refusal.log(&head, client);
             }
             refusal.answer()
         });
@@ -141,13 +142,16 @@ impl Webhooks {
     }
 
     /// `size` is the body's as its sender announced it, and grows where more than that is read.
-    async fn take_in(&self, head: &Parts, body: Incoming, size: &mut u64) -> Result<Answer, Refusal> {
-        let route = self.check_route(head);
-        // Even for the wrong path the body is read: what is left of one would cost the sender its connection.
-        let body = self.read(body, size).await?;
-        route?;
-        let Signed { source, scheme } = self.verify(&head.headers, &body)?;
-        let routing = Routing::read(&body)?;
+    async fn take_in(&self, head: &Parts, body: Incoming, size: &mut u64, place: &Place) -> Result<Answer, Refusal> {
+        if let Err(refusal) = self.check_route(head).and_then(|()| check_signed(&head.headers)) {
+            self.bodies.discard(body, size).await?;
+            return Err(refusal);
+        }
+        let kept = self.bodies.keep(body, size, place).await?;
+        let body = &kept.bytes;
+        let Signed { source, scheme } = self.verify(&head.headers, body)?;
+        place.signed();
+        let routing = Routing::read(body)?;
         let (event, event_id, room_id) = (routing.event.as_ref(), routing.id.as_deref(), routing.room_id());
         let Some(worker) = WorkerName::wanting(event) else {
             metrics::ignored(event);
@@ -185,10 +189,6 @@ impl Webhooks {
         self.check_route(head).is_ok() || head.headers.contains_key(HASH_TOKEN)
     }
 
-    async fn read(&self, body: Incoming, size: &mut u64) -> Result<Bytes, Refusal> {
-        timeout(self.body_timeout, collect(body, self.max_body_bytes, size)).await.map_err(|_| Refusal::TooSlow)?
-    }
-
     /// Which server signed the body, and how.
     fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<Signed<'_>, Rejection> {
         let header = |name| headers.get(name).map(HeaderValue::as_bytes);
@@ -203,28 +203,10 @@ impl Webhooks {
     }
 }
 
-/// Reads a body of up to `limit` bytes. A short one arrives in one piece with its headers and is not copied. `size` is what was
-/// announced, and grows where more than that is read.
-async fn collect(mut body: Incoming, limit: usize, size: &mut u64) -> Result<Bytes, Refusal> {
-    let announced = usize::try_from(*size).unwrap_or(usize::MAX);
-    if announced > limit {
-        return Err(Refusal::TooLong);
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        // What is not data is trailers, of no interest here.
-        let Ok(piece) = frame?.into_data() else { continue };
-        *size = (*size).max((whole.len() + piece.len()) as u64);
-        if whole.is_empty() && body.is_end_stream() {
-            return Ok(piece);
-        }
-        if whole.len() + piece.len() > limit {
-            return Err(Refusal::TooLong);
-        }
-        whole.reserve(announced.saturating_sub(whole.len()));
-        whole.extend_from_slice(&piece);
-    }
-    Ok(whole.freeze())
+/// Whether there is anything that may turn out to be a signature.
+fn check_signed(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_signed = headers.contains_key(HASH_TOKEN) || headers.contains_key(AUTHORIZATION);
+    if is_signed { Ok(()) } else { Err(Rejection::Missing.into()) }
 }
 
 fn message(source: &str, routing: &Routing<'_>, body: Bytes, headers: &HeaderMap) -> Message {

@@ -110,14 +110,16 @@ pub(crate) async fn run(args: Args, config: Option<&Path>) -> Result<ExitCode> {
 
 /// The ingress's admin address, or for workers alone theirs, so that both can run on one machine.
 async fn admin(settings: &Settings, ingress: Option<&Ingress>) -> Result<Option<Admin>> {
-    let (name, address) = if ingress.is_some() {
-        ("ingress.admin_address", Some(settings.ingress.admin_address))
+    let (name, address, hosts) = if ingress.is_some() {
+        ("ingress.admin_address", Some(settings.ingress.admin_address), &settings.ingress.admin_hosts)
     } else {
-        ("workers.admin_address", settings.workers.admin_address)
+        ("workers.admin_address", settings.workers.admin_address, &settings.workers.admin_hosts)
     };
     let Some(address) = address else { return Ok(None) };
     let admin = Admin::bind(address).await;
-    let admin = admin.with_context(|| format!("setting {name} cannot be used: does another Rollcall run there?"))?;
+    let admin = admin
+        .with_context(|| format!("setting {name} cannot be used: does another Rollcall run there?"))?
+        .known_as(hosts);
     Ok(Some(match ingress {
         Some(ingress) => admin.with(ingress.rejections()),
         None => admin,

@@ -42,7 +42,10 @@ async fn run(Arguments { worker, config }: Arguments) -> anyhow::Result<()> {
     let stop = shutdown::on_signals().context("cannot listen for signals")?;
     let (obstacles, drained) = (Obstacles::default(), CancellationToken::new());
     let admin = match settings.workers.admin_address {
-        Some(address) => Some(Admin::bind(address).await?.serve(readiness(&obstacles, &stop), drained.clone())),
+        Some(address) => {
+            let admin = Admin::bind(address).await?.known_as(&settings.workers.admin_hosts);
+            Some(admin.serve(readiness(&obstacles, &stop), drained.clone()))
+        }
         None => None,
     };
     let admin = admin.map(tokio::spawn);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rollcall_shared::signature::{sign_hmac, sign_token};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 pub(crate) const KEY: &str = "key";
@@ -41,8 +42,28 @@ impl Sender {
         Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
     }
 
+    /// From another address of this machine: all of 127.0.0.0/8 are.
+    pub(crate) async fn connect_from(from: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        Self(BufReader::new(socket.connect(address).await.unwrap()))
+    }
+
+    /// With the smallest buffers for what it does not read, and for what the other side does not.
+    pub(crate) async fn connect_and_hold_little(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        socket.set_send_buffer_size(1).unwrap();
+        Self(BufReader::new(socket.connect(address).await.unwrap()))
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// For sending and reading at once.
+    pub(crate) fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        self.0.into_inner().into_split()
     }
 
     /// Where it sends from.

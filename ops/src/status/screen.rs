@@ -167,8 +167,9 @@ fn refused(at: DateTime<Utc>, shown: &Shown) -> Vec<String> {
     let reasons = shown.rejected.iter().map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")));
     let mut lines = vec![format!("  refused: {}", reasons.collect::<Vec<_>>().join(", "))];
     lines.extend(shown.rejections.iter().map(|rejection| {
+        let times = if rejection.count > 1 { format!(", {} times", rejection.count) } else { String::new() };
         format!(
-            "    {} ago from {}: {}, {} bytes",
+            "    {} ago from {}: {}, {} bytes{times}",
             span(at - rejection.at),
             rejection.address,
             rejection.reason.replace('_', " "),

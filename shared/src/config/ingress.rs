@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::read::{address, duration, list};
+use super::read::{address, duration, list, networks};
 use super::secret_url::is_file;
 use super::{ConfigError, check};
 
@@ -20,13 +21,25 @@ pub struct Ingress {
     /// Where `/healthz`, `/readyz` and `/metrics` are shown: not for the world.
     #[serde(deserialize_with = "address")]
     pub admin_address: SocketAddr,
+    /// The names that it is asked for by, beside `localhost` and this machine's own: in the environment with commas between
+    /// them.
+    #[serde(deserialize_with = "list")]
+    pub admin_hosts: Vec<String>,
     /// The paths that webhooks are posted to; in the environment with commas between them.
     #[serde(deserialize_with = "list")]
     pub paths: Vec<String>,
     /// The longest body that is taken, in bytes.
     pub max_body_bytes: usize,
+    /// The memory for bodies that are too long for their connection's buffer, all together, in bytes.
+    pub max_bodies_bytes: usize,
     /// The most connections at once.
     pub max_connections: usize,
+    /// The most of them from one address, of IPv6 one /64, that have never shown a good signature.
+    pub max_unsigned_per_address: usize,
+    /// The proxies, by address or network, that are believed where a request comes from; in the environment with commas
+    /// between them.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// How long RabbitMQ may take to confirm one event before it is kept on disk instead.
     #[serde(deserialize_with = "duration")]
     pub confirm_timeout: Duration,
@@ -66,10 +79,14 @@ impl Default for Ingress {
         Self {
             address: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin_address: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            admin_hosts: Vec::new(),
             // The second is where the Django integration took them.
             paths: vec!["/webhooks/plugnmeet".into(), "/api/course/plugnmeet/webhook/".into()],
             max_body_bytes: 1024 * 1024,
+            max_bodies_bytes: 64 * 1024 * 1024,
             max_connections: 20_000,
+            max_unsigned_per_address: 500,
+            trusted_proxies: Vec::new(),
             confirm_timeout: Duration::from_millis(500),
             drain_timeout: Duration::from_secs(20),
             tls: None,
@@ -93,6 +110,7 @@ impl Ingress {
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let Ingress { paths, max_body_bytes, max_connections, confirm_timeout, tls, spool, .. } = self;
+        let Ingress { max_bodies_bytes, max_unsigned_per_address, .. } = self;
         for path in paths {
             check(path.starts_with('/'), "ingress.paths", path, "a path starts with /")?;
         }
@@ -104,7 +122,19 @@ impl Ingress {
             max_body_bytes,
             "it is from 16384 to 16777216",
         )?;
+        check(
+            *max_bodies_bytes / 4 >= *max_body_bytes,
+            "ingress.max_bodies_bytes",
+            max_bodies_bytes,
+            "it is four times ingress.max_body_bytes or more",
+        )?;
         check(*max_connections > 0, "ingress.max_connections", max_connections, "it is 1 or more")?;
+        check(
+            *max_unsigned_per_address > 0,
+            "ingress.max_unsigned_per_address",
+            max_unsigned_per_address,
+            "it is 1 or more: a server's connection too has no signature at first",
+        )?;
         check(!confirm_timeout.is_zero(), "ingress.confirm_timeout", &"0s", "it is longer than nothing")?;
         for (setting, path) in tls.iter().flat_map(|tls| [("certificate", &tls.certificate), ("key", &tls.key)]) {
             let is_named = !path.as_os_str().is_empty();

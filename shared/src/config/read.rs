@@ -1,8 +1,9 @@
 //! Values as people write them, in the file and in the environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
@@ -41,4 +42,17 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
         List::Text(text) => text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect(),
         List::Parts(parts) => parts,
     })
+}
+
+/// Networks, and single addresses as networks of one; an IPv4 address is one in whatever way it is written.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| {
+        let address = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
+        address.or_else(|_| text.parse()).map_err(|_| {
+            de::Error::custom(format!(
+                "{text:?} is no IP address and no network such as \"10.0.0.0/8\" or \"fd00::/8\""
+            ))
+        })
+    };
+    list(deserializer)?.iter().map(network).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::read::{duration, some_address, some_duration};
+use super::read::{duration, list, some_address, some_duration};
 use super::{ConfigError, RetrySchedule, SECOND, check, check_keep, check_time};
 
 /// `[workers]`
@@ -15,6 +15,9 @@ pub struct Workers {
     /// Where a worker shows `/healthz`, `/readyz` and `/metrics`; nowhere unless told.
     #[serde(deserialize_with = "some_address")]
     pub admin_address: Option<SocketAddr>,
+    /// As the ingress's.
+    #[serde(deserialize_with = "list")]
+    pub admin_hosts: Vec<String>,
     /// The most events in one transaction.
     pub batch_size: usize,
     /// How long to wait for a batch to fill once it has begun.
@@ -48,6 +51,7 @@ impl Default for Workers {
     fn default() -> Self {
         Self {
             admin_address: None,
+            admin_hosts: Vec::new(),
             batch_size: 200,
             batch_wait: Duration::from_millis(5),
             drain_timeout: Duration::from_secs(20),

@@ -4,9 +4,11 @@
 //! - [`admin`] shows `/healthz`, `/readyz` and `/metrics`;
 //! - [`rejections`] is what an ingress shows there beside them;
 //! - [`obstacles`] is what a program is not ready for;
+//! - [`client`] is where a request comes from, for the log and for that page;
 //! - [`trace_context`] ties what the ingress did for an event to what a worker does for it.
 
 pub mod admin;
+pub mod client;
 pub mod obstacles;
 pub mod rejections;
 pub mod trace_context;
