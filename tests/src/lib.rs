@@ -20,6 +20,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Makes tests of functions that take an installation: each on RabbitMQ and PostgreSQL, and on the files of one machine.
 #[macro_export]
 macro_rules! on_both_back_ends {
@@ -47,6 +49,12 @@ pub mod services;
 pub mod steady;
 pub mod webhooks;
 pub mod wire;
+
+/// Lets this process have as many open files as it may.
+pub fn raise_file_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
 
 /// Waits until `met` says so, asking again and again; what it said then.
 ///

@@ -8,8 +8,8 @@ use std::time::Duration;
 use chrono::Utc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rollcall_tests::installation::{Ingress, Installation, Process, Server, memory_kib};
+use rollcall_tests::raise_file_limit;
 use rollcall_tests::wire::{Connection, request};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,12 +55,6 @@ async fn idle(count: usize, silence: Duration) {
     }
     drop(connections);
     process.stop().await;
-}
-
-/// The test has both ends of each connection's file descriptors but those of the ingress, which raises its own limit.
-fn raise_file_limit() {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod amqp_faults;
+mod attacks;
 mod attendance;
 mod broker_faults;
 mod classes;
