@@ -94,7 +94,7 @@ async fn watch(ingress: &Ingress, keys: &Server, lasted: Duration) -> Seen {
     while begun.elapsed() < lasted {
         ticks.tick().await;
         seen.new.push(post(ingress, keys, seen.new.len()).await);
-        if seen.new.len() % 10 == 0 {
+        if seen.new.len().is_multiple_of(10) {
             seen.resident = seen.resident.max(memory_kib(&ingress.process).0);
             seen.kernel = seen.kernel.max(kernel_kib());
             let connections = ingress.metric("rollcall_ingress_connections").await.unwrap_or_default();
