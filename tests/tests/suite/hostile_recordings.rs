@@ -1,5 +1,7 @@
 //! Recordings from a server that wishes this machine ill, or merely has a long one: what of the machine they may take.
 
+#![allow(clippy::print_stdout, reason = "what is skipped is said")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
