@@ -183,8 +183,8 @@ impl Recordings {
             apply(&self.archivist.db, replay.as_slice(), |_| async { Ok(()) }).await?;
             return Ok(Outcome::Applied.into());
         }
-        // Alone, what may kill this process takes no other recording along.
-        let slots = if lease::may_kill(&self.archivist.db, row.id).await? { self.concurrency } else { 1 };
+        // Alone: whichever of several has killed this process, all would be poison.
+        let slots = if lease::is_last_chance(&self.archivist.db, row.id).await? { self.concurrency } else { 1 };
         let Ok(slots) = Arc::clone(&self.slots).try_acquire_many_owned(slots) else {
             return Ok(Outcome::LookAgain(self.lease).into());
         };

@@ -7,7 +7,7 @@
 //! The row also counts the holders that were taken for dead, one after the other: a recording that kills whoever fetches it has no
 //! delivery that could be blamed, since its job goes on without one. A job that is done takes the row and so the count away; one that
 //! was alive after all takes its own death back. Whichever of several jobs killed their process, all of them are counted: so one
-//! that [may kill](may_kill) is done alone, and only the first death can be a neighbour's.
+//! that has its [last chance](is_last_chance) is done alone, and it is its own death that makes it poison.
 
 use std::time::Duration;
 
@@ -144,11 +144,12 @@ impl Lease {
     }
 }
 
-/// Whether somebody who had the lease has died, or is about to be taken for dead.
-pub(super) async fn may_kill(db: &DatabaseConnection, recording_id: i64) -> Result<bool, Failure> {
+/// Whether a recording is poison if it kills the next holder too.
+pub(super) async fn is_last_chance(db: &DatabaseConnection, recording_id: i64) -> Result<bool, Failure> {
     let is_over = Clock::of(db).is_over("expires_at", "length_seconds");
     let sql = format!(
-        "SELECT 1 FROM recording_lease WHERE recording_id = $1 AND failure IS NULL AND (deaths > 0 OR {is_over})"
+        "SELECT 1 FROM recording_lease WHERE recording_id = $1 AND failure IS NULL \
+         AND deaths + CASE WHEN {is_over} THEN 1 ELSE 0 END >= {MOST_DEATHS} - 1"
     );
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [recording_id.into()]);
     in_time(async { Ok(db.query_one_raw(statement).await?.is_some()) }).await

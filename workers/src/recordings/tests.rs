@@ -336,16 +336,20 @@ async fn what_a_killed_worker_left_is_taken_over_and_swept() {
 }
 
 #[tokio::test]
-async fn what_its_holder_died_of_is_fetched_alone() {
+async fn what_two_holders_died_of_is_fetched_alone() {
     let site = Site::start("concurrency = 2\nlease = '10s'", &video()).await;
     let db = &site.database.connection;
     let id = insert_recording(db, RECORD_ID).await;
-    let lease::Asked::Ours(_) = Lease::ask(db, id, Duration::ZERO).await.unwrap() else { panic!() };
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    let another_job = Arc::clone(&site.worker.slots).try_acquire_owned().unwrap();
+    let another_job = || Arc::clone(&site.worker.slots).try_acquire_owned().unwrap();
+    for holders in 1..=2 {
+        let lease::Asked::Ours(_) = Lease::ask(db, id, Duration::ZERO).await.unwrap() else { panic!() };
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(lease::is_last_chance(db, id).await.unwrap(), holders == 2);
+    }
+    let busy = another_job();
     assert_eq!(site.handle().await.unwrap(), Outcome::LookAgain(Duration::from_secs(10)));
     assert_eq!(site.server.stand_in.count(Endpoint::Download), 0);
-    drop(another_job);
+    drop(busy);
     assert_eq!(site.handle().await.unwrap(), Outcome::Applied);
     assert_eq!(site.worker.slots.available_permits(), 2);
     assert!(site.is_tidy().await);
