@@ -4,10 +4,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use secrecy::SecretString;
 use tracing::warn;
 use url::Url;
 
-use super::secret::{SHORTEST, is_short};
+use super::secret::{SHORTEST, is_published, is_short};
 use super::{SecretUrl, Settings};
 
 /// What should not stay as it is.
@@ -21,6 +22,14 @@ pub struct Advice {
     pub todo: &'static str,
 }
 
+fn weakness(secret: &SecretString) -> Option<String> {
+    if is_published(secret) {
+        return Some("it is that of PlugNMeet's sample configuration, which everybody knows".to_owned());
+    }
+    let short = format!("it is shorter than {SHORTEST} bytes: who has seen one webhook may find it out by trying");
+    is_short(secret).then_some(short)
+}
+
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "setting {}: {}; {}", self.setting, self.found, self.todo)
@@ -30,7 +39,7 @@ impl fmt::Display for Advice {
 impl Settings {
     /// Everything in these settings that should not stay so.
     pub fn advice(&self) -> Vec<Advice> {
-        let mut advice = self.short_secrets();
+        let mut advice = self.weak_secrets();
         advice.extend(self.plain_text());
         advice
     }
@@ -42,18 +51,17 @@ impl Settings {
         }
     }
 
-    fn short_secrets(&self) -> Vec<Advice> {
+    fn weak_secrets(&self) -> Vec<Advice> {
         let secrets = self.plugnmeet.iter().flat_map(|(name, server)| {
             server.secrets().map(move |(setting, secret)| (format!("plugnmeet.{name}.{setting}"), secret))
         });
-        let short = secrets.filter(|(_, secret)| is_short(secret));
-        short
-            .map(|(setting, _)| Advice {
-                setting,
-                found: format!("it is shorter than {SHORTEST} bytes: who has seen one webhook may find it out by trying"),
-                todo: "change it here and at PlugNMeet (client.secret of its config.yaml) to a longer one: openssl rand -hex 32",
-            })
-            .collect()
+        let weak = secrets.filter_map(|(setting, secret)| Some((setting, weakness(secret)?)));
+        weak.map(|(setting, found)| Advice {
+            setting,
+            found,
+            todo: "change it here and at PlugNMeet (client.secret of its config.yaml) to another: openssl rand -hex 32",
+        })
+        .collect()
     }
 
     fn plain_text(&self) -> Vec<Advice> {
