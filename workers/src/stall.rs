@@ -99,12 +99,10 @@ pub(crate) mod tests {
     use std::path::Path;
 
     use bytes::Bytes;
-    use chrono::Utc;
     use rollcall_shared::event::WorkerName;
     use rollcall_shared::queue::{Message, Subscription};
     use tokio::time::sleep;
     use tokio_util::sync::CancellationToken;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -133,20 +131,7 @@ pub(crate) mod tests {
         }
 
         async fn send(&self, worker: WorkerName) {
-            let message = Message {
-                id: Uuid::now_v7(),
-                event_id: None,
-                event: "participant_joined".into(),
-                source: "main".into(),
-                room_id: None,
-                received_at: Utc::now(),
-                traceparent: None,
-                attempt: 0,
-                first_failed_at: None,
-                last_error: None,
-                replay: None,
-                body: Bytes::from_static(b"{}"),
-            };
+            let message = Message::new("main", "participant_joined", Bytes::from_static(b"{}"));
             self.queue.sender().await.unwrap().send(worker, message, LIMIT).await.unwrap();
         }
 
