@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStoreExt as _, path::Path as Key};
 use rollcall_shared::config::Settings;
+use rollcall_shared::display::is_order;
 use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
@@ -220,16 +221,11 @@ pub(super) fn file_name(title: Option<&str>, recorded_at: DateTime<Utc>, record_
 /// A title without what a file system, a shell or a reader's eye trips over.
 fn safe(title: &str) -> String {
     let spaced = title.replace(|char: char| char.is_control() || r#"/\:*?"<>|"#.contains(char), " ");
-    let visible: String = spaced.chars().filter(|char| !is_invisible(*char)).collect();
+    let visible: String = spaced.chars().filter(|char| char.is_whitespace() || !is_order(*char)).collect();
     let mut name = visible.split_whitespace().collect::<Vec<_>>().join(" ");
     name.truncate(name.floor_char_boundary(MAX_TITLE));
     // A leading dot hides a file, a leading dash looks like an option.
     name.trim_matches(|char: char| char.is_whitespace() || matches!(char, '.' | '-')).to_owned()
-}
-
-/// What turns the direction of writing around, and other marks without a width. Not the joiners, which Persian needs.
-fn is_invisible(char: char) -> bool {
-    matches!(char, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
